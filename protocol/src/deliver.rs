@@ -1,0 +1,102 @@
+//! Delivery connections: the intproxy dials them, says [`Hello`], and is then the HTTP/2 server.
+//!
+//! Each picked flow is a stream `POST /v1/deliver` whose head has the headers below; the intproxy answers 200 once it has
+//! connected to the program, or 502 with [`ERROR`]; then both bodies are the flow's bytes.
+
+use std::fmt;
+
+/// Path of a delivery stream.
+pub const PATH: &str = "/v1/deliver";
+/// The subscribed port, decimal.
+pub const PORT: &str = "mirrord-port";
+/// The client's address as `IP:PORT`.
+pub const CLIENT: &str = "mirrord-client";
+/// The address that the client connected to, as `IP:PORT`.
+pub const DESTINATION: &str = "mirrord-destination";
+/// Why the flow cannot be delivered; on a 502.
+pub const ERROR: &str = "mirrord-error";
+
+/// Length of [`Hello`] on the wire, bytes.
+pub const HELLO_LEN: usize = MAGIC.len() + 16 + 2;
+/// First bytes of a delivery connection; a control connection begins with HTTP/2's preface (`PRI * …`).
+pub const MAGIC: &[u8; 8] = b"MRDLVR/1";
+
+/// The first bytes of a delivery connection: magic, session token (16 bytes), worker index (u16, big-endian).
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub struct Hello {
+    /// The session's secret, from `Event::Opened`.
+    pub token: [u8; 16],
+    /// Which of the agent's workers this connection serves, from 0.
+    pub worker: u16,
+}
+
+impl fmt::Debug for Hello {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Hello").field("worker", &self.worker).finish_non_exhaustive()
+    }
+}
+
+impl Hello {
+    /// The bytes on the wire.
+    #[must_use]
+    pub fn encode(&self) -> [u8; HELLO_LEN] {
+        let mut bytes = [0; HELLO_LEN];
+        bytes[..8].copy_from_slice(MAGIC);
+        bytes[8..24].copy_from_slice(&self.token);
+        bytes[24..].copy_from_slice(&self.worker.to_be_bytes());
+        bytes
+    }
+
+    /// Reads what [`Hello::encode`] wrote; `None` if the magic differs.
+    #[must_use]
+    pub fn decode(bytes: &[u8; HELLO_LEN]) -> Option<Self> {
+        let (magic, rest) = bytes.split_first_chunk::<8>()?;
+        let (token, rest) = rest.split_first_chunk::<16>()?;
+        let worker = u16::from_be_bytes(*rest.first_chunk::<2>()?);
+        (magic == MAGIC).then_some(Self { token: *token, worker })
+    }
+}
+
+/// Reads a token of 32 hex digits, as `Event::Opened` carries it.
+#[must_use]
+pub fn token_from_hex(hex: &str) -> Option<[u8; 16]> {
+    let mut token = [0; 16];
+    if hex.len() != 32 || !hex.bytes().all(|digit| digit.is_ascii_hexdigit()) {
+        return None;
+    }
+    for (byte, pair) in token.iter_mut().zip(hex.as_bytes().chunks_exact(2)) {
+        *byte = u8::from_str_radix(std::str::from_utf8(pair).ok()?, 16).ok()?;
+    }
+    Some(token)
+}
+
+/// A token as 32 lower-case hex digits.
+#[must_use]
+pub fn token_to_hex(token: &[u8; 16]) -> String {
+    token.iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn hello_survives_the_wire() {
+        let hello = Hello { token: *b"0123456789abcdef", worker: 258 };
+        let bytes = hello.encode();
+        assert_eq!(&bytes, b"MRDLVR/10123456789abcdef\x01\x02");
+        assert_eq!(Hello::decode(&bytes), Some(hello));
+        let mut wrong = bytes;
+        wrong[0] = b'P';
+        assert_eq!(Hello::decode(&wrong), None);
+    }
+
+    #[test]
+    fn tokens_are_hex_and_nothing_else() {
+        let token = *b"\x00\x01\xfe\xff456789abcdef";
+        assert_eq!(token_from_hex(&token_to_hex(&token)), Some(token));
+        for bad in ["", "0", "zz112233445566778899aabbccddeeff", "+0112233445566778899aabbccddeef", "é0112233445566778899aabbccddeef"] {
+            assert_eq!(token_from_hex(bad), None, "{bad}");
+        }
+    }
+}
