@@ -1,0 +1,66 @@
+//! What the command line tells its intproxy (one JSON line on standard input, which then stays open as a lifeline: its end
+//! ends the session), and what the intproxy reports back (JSON lines on standard output).
+
+use std::path::PathBuf;
+
+use mirrord_protocol::control::{Ambiguous, ErrorReply, Level, Mode, Owner};
+use serde::{Deserialize, Serialize};
+
+/// All that a session is made from.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Settings {
+    /// The agent's unix socket.
+    pub agent: PathBuf,
+    /// Who runs the session.
+    pub owner: Owner,
+    /// What becomes of picked requests.
+    pub mode: Mode,
+    /// The filter chain, in order.
+    pub filters: Vec<FilterFile>,
+    /// What becomes of bytes that no filter can judge.
+    pub ambiguous: Ambiguous,
+    /// Order among sessions on one port.
+    pub priority: i32,
+    /// The ports that may be subscribed; `None`: each port that the program listens on, under its own number.
+    pub ports: Option<Vec<PortMap>>,
+}
+
+/// A filter of the chain.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct FilterFile {
+    /// The Wasm module.
+    pub path: PathBuf,
+    /// Configuration handed to it as it is.
+    pub config: String,
+}
+
+/// `-p POD[:LOCAL]`: traffic of the pod's port `pod` goes to the program's port `local`. Neither is 0.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PortMap {
+    /// Port in the target.
+    pub pod: u16,
+    /// Port that the program listens on, as it believes.
+    pub local: u16,
+}
+
+/// What the intproxy reports; each a line of JSON on its standard output.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Report {
+    /// The session is open: the program may start, with this value in `MIRRORD_LAYER_INTPROXY_ADDR`.
+    Ready {
+        /// `NAME,TOKEN` for the layer.
+        layer_address: String,
+    },
+    /// Something that the user should read.
+    Notice {
+        /// How much it matters.
+        level: Level,
+        /// One line.
+        message: String,
+    },
+    /// The session could not be opened; nothing has changed in the target.
+    Failed(ErrorReply),
+    /// The session ended although nobody here ended it (the agent is gone). The pod serves all its traffic itself again.
+    Lost(ErrorReply),
+}
