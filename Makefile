@@ -1,0 +1,36 @@
+# The way in: everything that a person or CI runs has a name here, and `make help` tells them.
+# One profile (--release) for programs, tests and benches, so that dependencies are compiled once.
+# What needs root (network namespaces, iptables) runs under sudo, and only that, when an ordinary user calls it.
+
+CARGO ?= cargo
+MAKEFLAGS += --no-print-directory
+.DEFAULT_GOAL := help
+.PHONY: help build setup-run setup demo test bench lint clean
+
+help:            ## these lines
+	@sed -n 's/^\([a-z]*\): .*## */\1\t/p; s/^\([a-z]*\): *## */\1\t/p' Makefile | sort -u | expand -t 12
+
+setup-run:
+	@scripts/setup.sh run
+setup:           ## install what building, testing, demo and bench need and this machine lacks
+	@scripts/setup.sh all
+
+build: setup-run ## programs to target/release/, example filters to target/filters/
+	$(CARGO) build --release --locked --workspace
+	scripts/build-filters.sh
+
+demo: build      ## see it work: a pod, a filter, your program, and who answers which request
+	@scripts/demo.sh
+
+test: setup build ## all tests, and every command of the README
+	@scripts/test.sh
+
+bench: setup build ## the cost of a request: nginx, haproxy and the agent side by side
+	$(CARGO) bench --locked -p mirrord-filters
+	@bench/run.sh
+
+lint: setup      ## formatting, clippy, shellcheck; a warning is an error
+	@scripts/lint.sh
+
+clean:           ## remove target/ (what was installed stays)
+	$(CARGO) clean

@@ -1,0 +1,16 @@
+#!/usr/bin/env bash
+# Formatting, clippy and shellcheck over everything; the first finding fails.
+set -euo pipefail
+
+cd "$(dirname "${BASH_SOURCE[0]}")/.."
+CARGO=${CARGO:-cargo}
+
+"$CARGO" fmt --all --check
+"$CARGO" clippy --release --locked --workspace --all-targets -- -D warnings
+# Filters are compiled for Wasm by whichever compiler can (scripts/build-filters.sh); as native code they are linted here.
+"$CARGO" fmt --manifest-path examples/filters/Cargo.toml --all --check
+"$CARGO" clippy --release --locked --manifest-path examples/filters/Cargo.toml --target-dir target/filters-test --all-targets -- -D warnings
+
+mapfile -t scripts < <(grep -lE '^#!.*\b(ba)?sh$' .ci/* scripts/* bench/* 2>/dev/null)
+shellcheck "${scripts[@]}"
+echo "lint: ok"

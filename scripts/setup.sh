@@ -1,0 +1,100 @@
+#!/usr/bin/env bash
+# Installs what building, testing, the demo and the benchmark use and this machine lacks. Changes nothing, and takes a
+# moment, when all is there.
+#
+#   scripts/setup.sh [run|all]      run: only what the demo needs; all (default): the tests and the benchmark too
+#
+# Rust is not installed here: which toolchain a person uses is theirs to say. Filters need a compiler for Wasm, which
+# scripts/build-filters.sh looks after.
+set -euo pipefail
+
+# Ordinary users of Debian do not have these in their path, but the programs are there.
+PATH=$PATH:/usr/sbin:/sbin
+RUST_WANTED=1.95
+
+# A line each: the program that tells whether it is there, Debian's package, what uses it.
+RUN='
+gcc        gcc                      Rust links with it
+ip         iproute2                 pod-like namespaces
+nsenter    util-linux               pod-like namespaces
+iptables   iptables                 the agent redirects ports with it
+nginx      nginx                    the web server in the pod
+curl       curl                     the client of the pod
+python3    python3                  the program that you develop, in the demo
+'
+ALL=$RUN'
+nft        nftables                 tests: rules before and after
+conntrack  conntrack                tests: connections that must stay
+node       nodejs                   tests: a server to preload
+javac      default-jdk-headless     tests: a server to preload
+h2load     nghttp2-client           tests: HTTP/2 load
+wrk        wrk                      load, in tests and in the benchmark
+haproxy    haproxy                  benchmark: for comparison
+strace     strace                   benchmark: system calls a request
+valgrind   valgrind                 benchmark: where instructions go
+shellcheck shellcheck               lint
+'
+
+say() { echo "setup: $*" >&2; }
+die() { say "$*"; exit 1; }
+
+check_rust() {
+    command -v cargo >/dev/null && command -v rustc >/dev/null ||
+        die "no Rust toolchain. Install rustup (your system's package of that name, or the Rust project's installer), then run: rustup default stable"
+    local have
+    have=$(rustc --version | cut -d' ' -f2)
+    [ "$(printf '%s\n%s\n' "$RUST_WANTED" "$have" | sort -V | head -n1)" = "$RUST_WANTED" ] ||
+        die "Rust $have is too old, $RUST_WANTED is needed. Run: rustup update stable"
+}
+
+# Debian starts a server as soon as its package is installed, and at each boot; nginx would take the machine's port 80.
+# policy-rc.d says no to the first, `update-rc.d disable` to the second. What the machine had of either stays.
+without_starting_services() {
+    local policy=/usr/sbin/policy-rc.d status=0
+    [ ! -e "$policy" ] || { "$@"; return; }
+    # Also when interrupted: a policy left behind would keep every later service of this machine from starting.
+    trap '"${root[@]}" rm -f /usr/sbin/policy-rc.d' EXIT
+    printf '#!/bin/sh\nexit 101\n' | "${root[@]}" tee "$policy" >/dev/null
+    "${root[@]}" chmod 755 "$policy"
+    "$@" || status=$?
+    "${root[@]}" rm -f "$policy"
+    trap - EXIT
+    return "$status"
+}
+
+install() {
+    command -v apt-get >/dev/null || die "not a Debian or Ubuntu machine; install with your package manager what Debian calls: $*"
+    root=()
+    if [ "$(id -u)" != 0 ]; then
+        command -v sudo >/dev/null || die "as root, run: apt-get install --no-install-recommends $*"
+        say "sudo is needed to install Debian packages: $*"
+        root=(sudo)
+    fi
+    local apt=("${root[@]}" env DEBIAN_FRONTEND=noninteractive apt-get -qq -o Dpkg::Use-Pty=0 -o DPkg::Lock::Timeout=300 -o Acquire::Retries=3)
+    say "installing $*"
+    "${apt[@]}" update >&2 || say "apt-get update failed; going on with the package lists as they are"
+    without_starting_services "${apt[@]}" install -y --no-install-recommends "$@" >&2 ||
+        die "apt-get could not install: $*"
+    local service
+    for service in nginx haproxy; do
+        [[ " $* " != *" $service"* ]] || "${root[@]}" update-rc.d "$service" disable >/dev/null 2>&1 || true
+    done
+}
+
+case ${1:-all} in
+    run) wanted=$RUN ;;
+    all) wanted=$ALL ;;
+    *) die "usage: scripts/setup.sh [run|all]" ;;
+esac
+
+check_rust
+missing=()
+while read -r program package _; do
+    [ -z "$program" ] || command -v "$program" >/dev/null || missing+=("$package")
+done <<<"$wanted"
+if [ ${#missing[@]} -gt 0 ]; then
+    install "${missing[@]}"
+    while read -r program package _; do
+        [ -z "$program" ] || command -v "$program" >/dev/null || die "package $package is installed, but there is no program '$program'"
+    done <<<"$wanted"
+fi

@@ -1,0 +1,44 @@
+#!/usr/bin/env bash
+# Runs all tests and then the README's commands; the last line is `N passed, N failed`.
+#
+#   scripts/test.sh [ARGUMENTS OF cargo test]       with arguments: only the workspace's tests, narrowed by them
+#
+# Tests make network namespaces and firewall rules inside them, so they need root. An ordinary user's programs are
+# compiled as that user; only the test programs run under sudo.
+set -euo pipefail
+
+ROOT=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
+cd "$ROOT"
+CARGO=${CARGO:-cargo}
+
+if [ "$(id -u)" != 0 ]; then
+    echo "test: the test programs run under sudo: they make network namespaces, and iptables rules in those" >&2
+    sudo -v
+    triple=$(rustc -vV | sed -n 's/^host: //p' | tr 'a-z-' 'A-Z_')
+    # sudo would give the tests a PATH of its own, without the person's python, node or java.
+    export "CARGO_TARGET_${triple}_RUNNER=sudo -E env PATH=$PATH:/usr/sbin:/sbin"
+fi
+export PATH=$PATH:/usr/sbin:/sbin
+
+log=$(mktemp)
+trap 'rm -f "$log"' EXIT
+failed_runs=0
+run() { "$@" 2>&1 | tee -a "$log" || failed_runs=$((failed_runs + 1)); }
+
+run "$CARGO" test --release --locked --workspace --no-fail-fast "$@"
+if [ $# = 0 ]; then
+    # Filters are a workspace of their own and are tested as native code.
+    run "$CARGO" test --release --locked --no-fail-fast --manifest-path examples/filters/Cargo.toml --target-dir target/filters-test
+    run scripts/check-readme.sh
+fi
+
+# A run that broke before its first test counts as one failure: a crate that does not compile must not read as "0 failed".
+awk -v broken="$failed_runs" '
+    /^test result:/              { passed += $4; failed += $6 }
+    /^readme: .* ok$/            { passed++ }
+    /^readme: .* FAILED$/        { failed++ }
+    END {
+        if (broken > 0 && failed == 0) failed = broken
+        printf "\n%d passed, %d failed\n", passed, failed
+        exit failed > 0
+    }' "$log"
