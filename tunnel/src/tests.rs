@@ -1,0 +1,123 @@
+//! The two ends against each other over an in-memory pipe.
+
+use std::rc::Rc;
+
+use http::{Request, Response, StatusCode};
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt, duplex},
+    task::LocalSet,
+};
+
+use crate::{Client, Refusal, Server};
+
+fn on_one_thread(test: impl Future<Output = ()>) {
+    tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap().block_on(LocalSet::new().run_until(test));
+}
+
+/// A client whose peer answers each stream by its path: `/echo`, `/refuse`, `/stall` (accepts and never reads).
+async fn pair() -> Client {
+    let (near, far) = duplex(64 << 10);
+    tokio::task::spawn_local(async move {
+        let mut server = Server::accept(far).await.unwrap();
+        let mut stalled = Vec::new();
+        while let Ok(Some(offer)) = server.next().await {
+            match offer.head.uri().path() {
+                "/echo" => {
+                    let mut stream = offer.accept().unwrap();
+                    tokio::task::spawn_local(async move {
+                        let mut buffer = vec![0; 16 << 10];
+                        loop {
+                            match stream.read(&mut buffer).await {
+                                Ok(0) | Err(_) => break,
+                                Ok(n) => stream.write_all(&buffer[..n]).await.unwrap(),
+                            }
+                        }
+                        let _ = stream.shutdown().await;
+                    });
+                }
+                "/stall" => stalled.push(offer.accept().unwrap()),
+                _ => offer.refuse(Response::builder().status(502).body(()).unwrap()).unwrap(),
+            }
+        }
+    });
+    let (client, driver) = Client::connect(near).await.unwrap();
+    tokio::task::spawn_local(driver);
+    client
+}
+
+fn post(path: &str) -> Request<()> {
+    Request::post(format!("http://tunnel{path}")).body(()).unwrap()
+}
+
+#[test]
+fn bytes_go_both_ways_and_both_ends_close() {
+    on_one_thread(async {
+        let client = pair().await;
+        let mut stream = client.open(post("/echo")).await.unwrap();
+        let sent: Vec<u8> = (0..3_000_000u32).map(|n| n as u8).collect();
+        let (mut read, mut write) = tokio::io::split(&mut stream);
+        let mut received = Vec::new();
+        let (wrote, read) = tokio::join!(
+            async {
+                write.write_all(&sent).await?;
+                write.shutdown().await
+            },
+            read.read_to_end(&mut received)
+        );
+        wrote.unwrap();
+        read.unwrap();
+        assert!(sent == received);
+    });
+}
+
+#[test]
+fn a_refusal_carries_its_head() {
+    on_one_thread(async {
+        match pair().await.open(post("/refuse")).await {
+            Err(Refusal::Answered(head)) => assert_eq!(head.status(), StatusCode::BAD_GATEWAY),
+            other => panic!("{:?}", other.map(drop)),
+        }
+    });
+}
+
+#[test]
+fn stopped_readers_stall_nobody_else() {
+    on_one_thread(async {
+        let client = Rc::new(pair().await);
+        let mut held = Vec::new();
+        for _ in 0..100 {
+            let mut stream = client.open(post("/stall")).await.unwrap();
+            // Fills the window; the rest would wait for the reader.
+            let full = tokio::time::timeout(std::time::Duration::from_millis(20), stream.write_all(&vec![0; 1 << 20])).await;
+            assert!(full.is_err(), "the window must hold a writer back");
+            held.push(stream);
+        }
+        let mut stream = client.open(post("/echo")).await.unwrap();
+        stream.write_all(b"still here").await.unwrap();
+        let mut answer = [0; 10];
+        stream.read_exact(&mut answer).await.unwrap();
+        assert_eq!(&answer, b"still here");
+    });
+}
+
+#[test]
+fn a_dropped_stream_is_reset() {
+    on_one_thread(async {
+        let (near, far) = duplex(64 << 10);
+        let (client, driver) = {
+            let server = tokio::task::spawn_local(async move {
+                let mut server = Server::accept(far).await.unwrap();
+                let mut stream = server.next().await.unwrap().unwrap().accept().unwrap();
+                let read = tokio::task::spawn_local(async move { stream.read_u8().await.map_err(|error| error.kind()) });
+                while let Ok(Some(_)) = server.next().await {}
+                read.await.unwrap()
+            });
+            let (client, driver) = Client::connect(near).await.unwrap();
+            tokio::task::spawn_local(driver);
+            (client, server)
+        };
+        drop(client.open(post("/")).await.unwrap());
+        drop(client);
+        assert_eq!(driver.await.unwrap(), Err(std::io::ErrorKind::ConnectionReset));
+    });
+}
