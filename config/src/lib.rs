@@ -1,0 +1,37 @@
+//! From what the user wrote (flags, variables) to one checked [`Config`]. Pure: no file, process or environment is read here;
+//! the command line hands in [`Flags`] and a look-up for variables, and acts on the result.
+//!
+//! * [`target`]: the grammar of targets.
+//! * [`ports`]: the grammar of `-p`.
+//! * [`resolve`]: precedence (flag, then variable, then default) and everything that must hold between flags.
+
+#![forbid(unsafe_code)]
+#![warn(missing_docs)]
+
+pub mod ports;
+pub mod resolve;
+pub mod target;
+
+pub use ports::PortMap;
+pub use resolve::{Config, ConfigError, Fault, Filter, FilterConfig, FilterFlag, Flags};
+pub use target::{ContainerId, Target, TargetError};
+
+/// What becomes of the requests that the filters pick.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Mode {
+    /// The pod answers; the program gets a copy.
+    #[default]
+    Mirror,
+    /// The program answers.
+    Steal,
+}
+
+/// What becomes of bytes that no filter can judge.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Ambiguous {
+    /// They go to the pod as they came.
+    #[default]
+    Pass,
+    /// They are answered 400.
+    Refuse,
+}
