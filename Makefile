@@ -25,9 +25,9 @@ demo: build      ## see it work: a pod, a filter, your program, and who answers 
 test: setup build ## all tests, and every command of the README
 	@scripts/test.sh
 
-bench: setup build ## the cost of a request: nginx, haproxy and the agent side by side
+bench: setup build ## what a request costs: nginx, haproxy and the agent side by side (BENCH=--help)
 	$(CARGO) bench --locked -p mirrord-filters
-	@bench/run.sh
+	bench/bench.py $(BENCH)
 
 lint: setup      ## formatting, clippy, shellcheck; a warning is an error
 	@scripts/lint.sh

@@ -38,7 +38,7 @@ fail() {
 cleanup() {
     local status=$?
     trap - EXIT INT TERM HUP
-    end_session || true
+    stop_session
     "${root[@]}" scripts/pod.sh down "$POD" || true
     rm -rf "$tmp"
     exit "$status"
@@ -84,7 +84,7 @@ eventually() {
 # --- The session ----------------------------------------------------------------------------------------------------
 
 session='' # the job, sudo's where there is one; mirrord's own process is in $tmp/pid
-kill_0() { [ -e "/proc/$session" ]; }
+kill_0() { kill -0 "$session" 2>/dev/null || [ -d "/proc/$session" ]; }
 
 # begin_session LOG ARGUMENTS...: mirrord exec in the background; the program's output and mirrord's go to LOG
 begin_session() {
@@ -99,14 +99,23 @@ begin_session() {
     session=$!
 }
 
-end_session() {
+# Asks mirrord to end, and makes it end when it does not; its exit status goes to $session_status.
+stop_session() {
     [ -n "$session" ] || return 0
-    [ ! -s "$tmp/pid" ] || "${root[@]}" kill -TERM "$(cat "$tmp/pid")" 2>/dev/null || true
-    local status=0
-    wait "$session" || status=$?
+    local pid deadline=$((SECONDS + WAIT))
+    pid=$(cat "$tmp/pid" 2>/dev/null || echo 0)
+    [ "$pid" = 0 ] || "${root[@]}" kill -TERM "$pid" 2>/dev/null || true
+    while kill_0 && [ "$SECONDS" -lt "$deadline" ]; do sleep 0.02; done
+    ! kill_0 || [ "$pid" = 0 ] || "${root[@]}" kill -KILL "$pid" 2>/dev/null || true
+    session_status=0
+    wait "$session" || session_status=$?
     session=''
-    # mirrord ends as the program ended: by the SIGTERM that it passed on.
-    [ "$status" = 0 ] || [ "$status" = 143 ] || fail "mirrord ended with status $status"
+}
+
+end_session() {
+    stop_session
+    # mirrord ends as its program ended: by the SIGTERM that it passed on.
+    [ "$session_status" = 143 ] || fail "mirrord ended with status $session_status instead of 143 (SIGTERM)"
 }
 
 program_answers() { [[ $(ask /ready 'x-user: me') == 'your program'* ]]; }
@@ -125,7 +134,9 @@ agent_gone() { [ ! -e "/run/mirrord/agent-$inode.sock" ]; }
 
 # --- The story ------------------------------------------------------------------------------------------------------
 
-[ -x "$MIRRORD" ] && [ -f "$FILTER" ] || fail "nothing is built yet; run: make demo"
+for built in "$MIRRORD" "$FILTER"; do
+    [ -f "$built" ] || fail "$built is not built yet; run: make demo"
+done
 
 step "1. A pod: nginx in a network namespace, which answers everybody"
 "${root[@]}" scripts/pod.sh up "$POD"

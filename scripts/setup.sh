@@ -39,7 +39,7 @@ say() { echo "setup: $*" >&2; }
 die() { say "$*"; exit 1; }
 
 check_rust() {
-    command -v cargo >/dev/null && command -v rustc >/dev/null ||
+    { command -v cargo && command -v rustc; } >/dev/null ||
         die "no Rust toolchain. Install rustup (your system's package of that name, or the Rust project's installer), then run: rustup default stable"
     local have
     have=$(rustc --version | cut -d' ' -f2)

@@ -1,0 +1,363 @@
+#!/usr/bin/env python3
+"""What a request costs on its way through a proxy: nginx, haproxy and the agent, side by side in one run.
+
+Two pods and their clients are network namespaces joined by veth pairs. The plain pod has a web server and, in front of
+it, nginx and haproxy as reverse proxies; the other has the same web server and a mirrord session with the header
+filter. Rounds are interleaved, because other work on the machine disturbs them, and medians are taken.
+README.md tells how to read the table.
+"""
+
+import argparse
+import contextlib
+import os
+import pathlib
+import shutil
+import signal
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+import urllib.parse
+
+ROOT = pathlib.Path(__file__).resolve().parent.parent
+RELEASE = ROOT / "target/release"
+SERVER = ROOT / "target/bench/server"
+FILTER = ROOT / "target/filters/header.wasm"
+HEADER = "x-user: me"
+TICK_US = 1_000_000 / os.sysconf("SC_CLK_TCK")
+GOAL = 1.3  # CPU of a passed request, times nginx's
+
+# One worker each, so that CPU and rate compare; connections to the upstream are kept, as every proxy in production does.
+NGINX = """
+pid {dir}/{name}.pid; error_log {dir}/{name}.log; worker_processes 1; worker_rlimit_nofile 4096; daemon off;
+events {{ worker_connections 2048; }}
+http {{
+    access_log off; default_type text/plain; keepalive_requests 1000000000; keepalive_timeout 600s;
+    client_body_temp_path {dir}; proxy_temp_path {dir}; fastcgi_temp_path {dir}; uwsgi_temp_path {dir}; scgi_temp_path {dir};
+    {http}
+}}
+"""
+NGINX_SERVER = "server { listen 80; location / { return 200 '%s\\n'; } }" % ("x" * 99)
+NGINX_PROXY = """
+    upstream pod { server 127.0.0.1:80; keepalive 128; keepalive_requests 1000000000; }
+    server { listen 8081; location / { proxy_pass http://pod; proxy_http_version 1.1; proxy_set_header Connection ''; } }
+"""
+HAPROXY = """
+global
+    nbthread 1
+    maxconn 4096
+defaults
+    mode http
+    timeout connect 5s
+    timeout client 60s
+    timeout server 60s
+frontend clients
+    bind *:8082
+    default_backend pod
+backend pod
+    http-reuse always
+    server pod 127.0.0.1:80
+"""
+
+
+def run(*command, **options):
+    return subprocess.run([str(part) for part in command], check=True, text=True, capture_output=True, **options).stdout
+
+
+def until(what, condition, seconds=20):
+    deadline = time.monotonic() + seconds
+    while not (result := condition()):
+        if time.monotonic() > deadline:
+            sys.exit(f"bench: {what} did not happen within {seconds} s")
+        time.sleep(0.05)
+    return result
+
+
+# --- The place: namespaces, servers, proxies, the session ------------------------------------------------------------
+
+
+class Bench:
+    """Everything that was started; leaving the `with` ends and removes it, in reverse order."""
+
+    def __init__(self, stack):
+        self.stack = stack
+        self.dir = pathlib.Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="mirrord-bench-")))
+        self.dir.chmod(0o755)
+        self.clients, self.plain, self.stolen = (f"bench-{os.getpid()}-{role}" for role in ("clients", "plain", "agent"))
+        for namespace in (self.clients, self.plain, self.stolen):
+            run("ip", "netns", "add", namespace)
+            stack.callback(run, "ip", "netns", "del", namespace)
+            run("ip", "-n", namespace, "link", "set", "lo", "up")
+        for network, pod in ((1, self.plain), (2, self.stolen)):
+            here, there = f"eth{network}", "eth0"
+            run("ip", "-n", self.clients, "link", "add", here, "type", "veth", "peer", "name", there, "netns", pod)
+            for namespace, device, host in ((pod, there, 1), (self.clients, here, 2)):
+                run("ip", "-n", namespace, "addr", "add", f"10.67.{network}.{host}/24", "dev", device)
+                run("ip", "-n", namespace, "link", "set", device, "up")
+
+    def start(self, namespace, *command, **options):
+        """Starts a program in a namespace (None: this machine's); it ends with the bench."""
+        enter = ["nsenter", f"--net=/run/netns/{namespace}"] if namespace else []
+        log = open(self.dir / f"{pathlib.Path(str(command[0])).name}-{namespace}.log", "ab")
+        process = subprocess.Popen([*enter, *map(str, command)], stdin=subprocess.DEVNULL, stdout=log, stderr=log, **options)
+        log.close()
+
+        def end():
+            process.terminate()
+            try:
+                process.wait(10)
+            except subprocess.TimeoutExpired:
+                process.kill()
+                process.wait()
+
+        self.stack.callback(end)
+        return process
+
+    def nginx(self, namespace, name, http):
+        config = self.dir / f"{namespace}-{name}.conf"
+        config.write_text(NGINX.format(dir=self.dir, name=f"{namespace}-{name}", http=http))
+        return self.start(namespace, "nginx", "-p", self.dir, "-c", config, "-e", self.dir / f"{name}.err")
+
+    def haproxy(self, namespace):
+        config = self.dir / "haproxy.cfg"
+        config.write_text(HAPROXY)
+        return self.start(namespace, "haproxy", "-db", "-f", config)
+
+    def session(self, programs):
+        """A session of the bench server, with the header filter; the agent has one worker like the proxies."""
+        return self.start(
+            None, programs / "mirrord", "exec", "-t", f"netns/{self.stolen}", "--steal", "--filter", FILTER,
+            "--filter-config", '{"name":"x-user","value":"me"}', "--", SERVER, "80",
+            env={**os.environ, "MIRRORD_AGENT_WORKERS": "1"},
+        )
+
+    def get(self, url, *headers):
+        command = ["nsenter", f"--net=/run/netns/{self.clients}", "curl", "-s", "--max-time", "5"]
+        for header in headers:
+            command += ["-H", header]
+        return subprocess.run([*command, url], text=True, capture_output=True).stdout
+
+    def wrk(self, url, header, seconds, connections):
+        out = run("nsenter", f"--net=/run/netns/{self.clients}", "wrk", "-t1", f"-c{connections}", f"-d{seconds}s", "-H", header,
+                  "-s", ROOT / "bench/report.lua", url)
+        report = next(line for line in out.splitlines() if line.startswith("report "))
+        requests, micros, p50, p99, errors = map(int, report.split()[1:])
+        if errors:
+            sys.exit(f"bench: {errors} of {requests} requests to {url} failed\n{out}")
+        return requests, requests / micros * 1e6, p50 / 1000, p99 / 1000
+
+
+# --- CPU -------------------------------------------------------------------------------------------------------------
+
+
+def children(pid):
+    found = []
+    for task in pathlib.Path(f"/proc/{pid}/task").glob("*/children"):
+        for child in task.read_text().split():
+            found += [int(child), *children(child)]
+    return found
+
+
+def cpu_us(pids):
+    """User and system time of whole processes so far, microseconds; one that has ended counts for nothing."""
+    total = 0
+    for pid in pids:
+        with contextlib.suppress(OSError):
+            fields = pathlib.Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+            total += (int(fields[11]) + int(fields[12])) * TICK_US
+    return total
+
+
+def threads_in(namespace):
+    """Processes of which a thread is in the namespace: the agent's workers enter it, its main thread need not."""
+    inode = os.stat(f"/run/netns/{namespace}").st_ino
+    found = set()
+    for link in pathlib.Path("/proc").glob("[0-9]*/task/*/ns/net"):
+        with contextlib.suppress(OSError):
+            if os.stat(link).st_ino == inode:
+                found.add(int(link.parts[2]))
+    return found
+
+
+# --- Measuring -------------------------------------------------------------------------------------------------------
+
+
+def measure(bench, rows, seconds, rounds, connections):
+    """rows: (name, url, header, pids of the proxy). Gives name -> list of (requests/s, p50, p99, CPU us a request)."""
+    results = {name: [] for name, *_ in rows}
+    for _, url, header, _ in rows:
+        bench.wrk(url, header, 1, connections)
+    for number in range(rounds):
+        for name, url, header, pids in rows:
+            print(f"bench: round {number + 1} of {rounds}: {name}", file=sys.stderr)
+            before = cpu_us(pids)
+            requests, rate, p50, p99 = bench.wrk(url, header, seconds, connections)
+            results[name].append((rate, p50, p99, (cpu_us(pids) - before) / requests))
+    return results
+
+
+def table(results, base):
+    print("| in front of the pod's server | requests/s | p50 ms | p99 ms | proxy CPU µs/request: median (least) | CPU ÷ nginx | requests/s ÷ nginx |")
+    print("|---|---|---|---|---|---|---|")
+    ratios = {}
+    for name, rounds in results.items():
+        rate, p50, p99, cpu = (statistics.median(column) for column in zip(*rounds))
+        least = min(row[3] for row in rounds)
+        # Neighbouring runs had the same neighbours on the machine: ratios are taken round by round.
+        cpu_ratio = statistics.median(mine[3] / its[3] for mine, its in zip(rounds, results[base]))
+        rate_ratio = statistics.median(mine[0] / its[0] for mine, its in zip(rounds, results[base]))
+        costs = (f"{cpu:.1f} ({least:.1f})", f"{cpu_ratio:.2f}") if cpu else ("–", "–")
+        print(f"| {name} | {rate:,.0f} | {p50:.2f} | {p99:.2f} | {costs[0]} | {costs[1]} | {rate_ratio:.2f} |")
+        ratios[name] = cpu_ratio
+    return ratios
+
+
+def version(*command):
+    out = subprocess.run(command, text=True, capture_output=True)
+    return (out.stdout + out.stderr).splitlines()[0]
+
+
+def proxies(bench):
+    """Starts the plain pod; gives its rows."""
+    bench.nginx(bench.plain, "server", NGINX_SERVER)
+    nginx = bench.nginx(bench.plain, "proxy", NGINX_PROXY)
+    haproxy = bench.haproxy(bench.plain)
+    at = "http://10.67.1.1"
+    for port in (80, 8081, 8082):
+        until(f"the answer of port {port}", lambda: bench.get(f"{at}:{port}/") == "x" * 99 + "\n")
+    return [
+        ("nothing", f"{at}/", HEADER, []),
+        ("nginx", f"{at}:8081/", HEADER, [nginx.pid, *children(nginx.pid)]),
+        ("haproxy", f"{at}:8082/", HEADER, [haproxy.pid, *children(haproxy.pid)]),
+    ]
+
+
+def agent(bench, programs):
+    """Starts the other pod and a session on it; gives its rows, and the agent's processes."""
+    server = bench.nginx(bench.stolen, "server", NGINX_SERVER)
+    url = "http://10.67.2.1/"
+    until("the answer of the pod", lambda: bench.get(url) == "x" * 99 + "\n")
+    # Called after the session's end: the namespace can go when the agent has left it.
+    bench.stack.callback(until, "the agent's end", lambda: not threads_in(bench.stolen) - {server.pid, *children(server.pid)})
+    session = bench.session(programs)
+
+    def stolen():
+        if session.poll() is not None:
+            logs = "".join(path.read_text() for path in bench.dir.glob("mirrord-*.log"))
+            sys.exit(f"bench: mirrord ended with status {session.returncode}\n{logs}")
+        return bench.get(url, HEADER).startswith("0123")
+
+    until("a stolen request", stolen, 60)
+    pod = {server.pid, *children(server.pid)}
+    agents = threads_in(bench.stolen) - pod
+    local = {session.pid, *children(session.pid)} - agents
+    # The program itself is no part of the way to it. exec keeps the process, so its name tells it.
+    local = {pid for pid in local if os.readlink(f"/proc/{pid}/exe") != str(SERVER)}
+    if not agents:
+        sys.exit("bench: no agent found in the pod's namespace")
+    rows = [
+        ("agent, header filter: passed to the pod", url, "x-user: you", agents),
+        ("agent, header filter: stolen (agent + intproxy)", url, HEADER, agents | local),
+    ]
+    return rows, agents
+
+
+# --- Where it goes: --profile ----------------------------------------------------------------------------------------
+
+
+def system_calls(bench, rows, seconds, connections):
+    for name, url, header, pids in rows:
+        out = bench.dir / "strace.txt"
+        strace = subprocess.Popen(["strace", "-c", "-f", "-q", "-o", str(out), *(f"-p{pid}" for pid in pids)], stderr=subprocess.DEVNULL)
+        time.sleep(1)  # strace says nothing of when it has attached
+        requests, *_ = bench.wrk(url, header, seconds, connections)
+        strace.send_signal(signal.SIGINT)
+        strace.wait()
+        print(f"\nSystem calls a request: {name}\n")
+        for line in out.read_text().splitlines()[2:]:
+            fields = line.split()
+            if len(fields) >= 5 and fields[3].isdigit() and int(fields[3]) / requests >= 0.005:
+                print(f"    {int(fields[3]) / requests:6.2f}  {fields[-1]}")
+
+
+def instructions(bench, seconds, connections):
+    """The same session with the agent under callgrind: its program is replaced by a script that starts it so."""
+    programs = bench.dir / "programs"
+    programs.mkdir()
+    for name in ("mirrord", "libmirrord_layer.so"):
+        shutil.copy2(RELEASE / name, programs / name)
+    out = bench.dir / "callgrind.out"
+    wrapper = programs / "mirrord-agent"
+    wrapper.write_text(
+        f"#!/bin/sh\nexec valgrind -q --tool=callgrind --callgrind-out-file={out}.%p --collect-atstart=yes "
+        f"'{RELEASE / 'mirrord-agent'}' \"$@\"\n"
+    )
+    wrapper.chmod(0o755)
+    rows, agents = agent(bench, programs)
+    name, url, header, _ = rows[0]
+    bench.wrk(url, header, 1, connections)
+    for pid in agents:
+        subprocess.run(["callgrind_control", "--zero", str(pid)], capture_output=True)
+    requests, *_ = bench.wrk(url, header, seconds, connections)
+    for pid in agents:
+        subprocess.run(["callgrind_control", "--dump", str(pid)], capture_output=True)
+    print(f"\nInstructions in user space: {name}, {requests} requests\n")
+    dumps = sorted(bench.dir.glob("callgrind.out.*.1"), key=lambda path: path.stat().st_size)
+    if not dumps:
+        sys.exit("bench: callgrind wrote nothing")
+    listing = run("callgrind_annotate", dumps[-1])
+    for line in listing.splitlines():
+        if line.strip().endswith("PROGRAM TOTALS"):
+            print(f"    {int(line.split()[0].replace(',', '')) / requests:,.0f} a request")
+        elif line.strip()[:1].isdigit() and "(" in line:
+            count = int(line.split()[0].replace(",", ""))
+            print(f"    {count / requests:8,.0f}  {line.split(')', 1)[1].strip()[:120]}")
+
+
+# --- Main ------------------------------------------------------------------------------------------------------------
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--seconds", type=int, default=int(os.environ.get("MIRRORD_BENCH_SECONDS", "5")), help="of each measurement")
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--connections", type=int, default=64)
+    parser.add_argument("--no-agent", action="store_true", help="only what to compare with")
+    parser.add_argument("--profile", action="store_true", help="also system calls (strace) and instructions (callgrind)")
+    options = parser.parse_args()
+
+    SERVER.parent.mkdir(parents=True, exist_ok=True)
+    run("gcc", "-O2", "-Wall", "-Wextra", "-Werror", "-o", SERVER, ROOT / "bench/server/server.c")
+    if os.geteuid():
+        print("bench: sudo is needed for network namespaces and for mirrord, which redirects a port in one of them", file=sys.stderr)
+        keep = f"MIRRORD_BENCH_SECONDS={options.seconds}"
+        os.execvp("sudo", ["sudo", keep, f"PATH={os.environ['PATH']}", sys.executable, *sys.argv])
+    os.environ["PATH"] += ":/usr/sbin:/sbin"
+    # Ending by a signal removes everything too.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit("bench: ended by SIGTERM"))
+
+    measured = (options.seconds, options.rounds, options.connections)
+    with contextlib.ExitStack() as stack:
+        bench = Bench(stack)
+        rows = proxies(bench)
+        if not options.no_agent:
+            rows += agent(bench, RELEASE)[0]
+        results = measure(bench, rows, *measured)
+        print(f"\n{options.rounds} rounds of {options.seconds} s each, {options.connections} connections, 100-byte responses, "
+              f"one worker each; {os.cpu_count()} cores, Linux {os.uname().release}; "
+              f"{version('nginx', '-v').removeprefix('nginx version: ')}, {' '.join(version('haproxy', '-v').split()[:3])}\n")
+        ratios = table(results, "nginx")
+        if not options.no_agent:
+            ratio = ratios[rows[3][0]]
+            print(f"\nA passed request costs {ratio:.2f} × the CPU of nginx as proxy in the same run (goal: at most {GOAL}): "
+                  f"{'reached' if ratio <= GOAL else 'NOT reached'}.")
+        if options.profile and not options.no_agent:
+            system_calls(bench, rows[1:], min(options.seconds, 3), options.connections)
+    if options.profile and not options.no_agent:
+        with contextlib.ExitStack() as stack:
+            instructions(Bench(stack), min(options.seconds, 3), options.connections)
+
+
+if __name__ == "__main__":
+    main()
