@@ -29,7 +29,7 @@ run "$CARGO" test --release --locked --workspace --no-fail-fast "$@"
 if [ $# = 0 ]; then
     # Filters are a workspace of their own and are tested as native code.
     run "$CARGO" test --release --locked --no-fail-fast --manifest-path examples/filters/Cargo.toml --target-dir target/filters-test
-    run scripts/check-readme.sh
+    run scripts/check-readme.py
 fi
 
 # A run that broke before its first test counts as one failure: a crate that does not compile must not read as "0 failed".
