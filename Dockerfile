@@ -1,4 +1,3 @@
-# syntax=docker/dockerfile:1
 # The agent's image: the agent and the firewall tools that it calls, nothing else. Built from the repository's root:
 #
 #   docker build -t mirrord-agent .

@@ -34,3 +34,4 @@ lint: setup      ## formatting, clippy, shellcheck; a warning is an error
 
 clean:           ## remove target/ (what was installed stays)
 	$(CARGO) clean
+	rm -rf examples/filters/target

@@ -51,7 +51,7 @@ class Command:
 def blocks(text):
     """The ```sh blocks: lists of commands, continuation lines joined, with the heading that they stand under."""
     heading = ""
-    for part in re.finditer(r"^#+ (.*)$|^```(\w*)\n(.*?)^```$", text, re.MULTILINE | re.DOTALL):
+    for part in re.finditer(r"^#+ ([^\n]*)$|^```(\w*)\n(.*?)^```$", text, re.MULTILINE | re.DOTALL):
         if part[1] is not None:
             heading = part[1]
         elif part[2] == "sh":
