@@ -1,0 +1,232 @@
+//! The process that outlives the agent and gives the pod its traffic back.
+//!
+//! ```text
+//! agent ── stdin: what to undo (one line of JSON), at the end "clean" ──► guard
+//! agent ◄── stdout: "armed" ── guard, which then holds no descriptor of the agent's but these (and the lock)
+//! ```
+//! If the pipe closes, or the process ends, without "clean", everything listed is undone. All of it is worked out
+//! beforehand, so that nothing needs to be looked up when it counts.
+
+use crate::redirect::transparent;
+use serde::{Deserialize, Serialize};
+use std::{
+    ffi::OsString,
+    fs,
+    io::{self, BufRead, BufReader, Read, Write},
+    os::fd::{AsRawFd, FromRawFd, OwnedFd},
+    path::PathBuf,
+    process::{Child, ChildStdin, Command, ExitCode, Stdio},
+    time::Duration,
+};
+
+/// What the guard does when the agent has died.
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+pub struct Undo {
+    /// `recent` lists to empty, first of all: from then on the redirect rules match nothing. Microseconds.
+    pub leases: Vec<PathBuf>,
+    /// Run side by side; each is one atomic change.
+    pub commands: Vec<UndoCommand>,
+    /// Files to write back as they were (sysctls).
+    pub restore: Vec<(PathBuf, String)>,
+    /// The mark of the routing rules to remove.
+    pub routing_mark: Option<u32>,
+    pub remove_files: Vec<PathBuf>,
+    /// Removed if empty.
+    pub remove_folders: Vec<PathBuf>,
+}
+
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct UndoCommand {
+    pub program: PathBuf,
+    pub args: Vec<String>,
+    pub input: String,
+}
+
+#[derive(Debug, thiserror::Error)]
+pub enum GuardError {
+    #[error("cannot start the guard process {command:?}: {source}. It is the agent's own program: check that it can be executed there")]
+    Start { command: OsString, source: io::Error },
+    #[error("the guard process did not answer: {0}. Nothing was changed in the target; try again")]
+    Arm(io::Error),
+}
+
+/// The agent's side: a guard that is watching. Dropped without `stand_down`, it undoes everything.
+#[derive(Debug)]
+pub struct Guard {
+    child: Child,
+    orders: Option<ChildStdin>, // agent --what to undo, "clean"--> guard
+}
+
+impl Guard {
+    /// Starts `command` (this program, with arguments that lead to [`run`]) in the caller's network namespace and waits
+    /// until it watches. `lock` stays open in it, so that nobody else starts while it still has work to do.
+    pub fn arm(command: &[OsString], undo: &Undo, lock: OwnedFd) -> Result<Self, GuardError> {
+        let program = command.first().cloned().unwrap_or_default();
+        let mut child = Command::new(&program)
+            .args(command.get(1..).unwrap_or_default())
+            .current_dir("/")
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            // Not for writing: it is the one more descriptor that a child can be given by safe means.
+            .stderr(Stdio::from(lock))
+            .spawn()
+            .map_err(|source| GuardError::Start { command: program, source })?;
+        let mut orders = child.stdin.take();
+        let armed = (|| {
+            let (Some(orders), Some(answer)) = (&mut orders, child.stdout.take()) else {
+                return Err(io::Error::from(io::ErrorKind::BrokenPipe));
+            };
+            serde_json::to_writer(&mut *orders, undo)?;
+            orders.write_all(b"\n")?;
+            // A test harness may print before the guard does.
+            BufReader::new(answer.take(64 << 10))
+                .lines()
+                .find(|line| line.as_ref().is_ok_and(|line| line.ends_with(ARMED)))
+                .unwrap_or_else(|| Err(io::ErrorKind::UnexpectedEof.into()))
+        })();
+        match armed {
+            Ok(_) => Ok(Guard { child, orders }),
+            Err(error) => {
+                drop(orders);
+                let _ = child.kill();
+                let _ = child.wait();
+                Err(GuardError::Arm(error))
+            }
+        }
+    }
+
+    /// The guard's process id.
+    pub fn pid(&self) -> u32 {
+        self.child.id()
+    }
+
+    /// Everything is clean: the guard ends at once, having done nothing.
+    pub fn stand_down(mut self) {
+        if let Some(mut orders) = self.orders.take() {
+            let _ = orders.write_all(b"clean\n");
+        }
+    }
+}
+
+impl Drop for Guard {
+    fn drop(&mut self) {
+        self.orders.take();
+        let _ = self.child.wait();
+    }
+}
+
+const ARMED: &str = "guard armed";
+const CLEAN: &str = "clean";
+
+/// The guard's whole life. `main` calls this when the program is started as `guard`.
+pub fn run() -> ExitCode {
+    match watch() {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(_) => ExitCode::FAILURE,
+    }
+}
+
+fn watch() -> io::Result<()> {
+    detach();
+    let agent = pidfd(std::os::unix::process::parent_id())?;
+    let mut orders = BufReader::new(io::stdin().lock());
+    let mut line = String::new();
+    orders.read_line(&mut line)?;
+    let undo: Undo = serde_json::from_str(&line)?;
+    println!("{ARMED}");
+    io::stdout().flush()?;
+    let null = fs::OpenOptions::new().write(true).open("/dev/null")?;
+    // SAFETY: both descriptors are open; stdout's pipe is closed by it, nobody else holds it.
+    unsafe { libc::dup2(null.as_raw_fd(), 1) };
+
+    let mut word = String::new();
+    wait_readable(&[0, agent.as_raw_fd()])?;
+    // The agent may have said "clean" and ended in one go. Its end closes the pipe, so this read cannot hang; only if the
+    // agent is alive and sends half a word, which it never does.
+    orders.read_line(&mut word)?;
+    if word.trim_end() != CLEAN {
+        undo.carry_out();
+    }
+    Ok(())
+}
+
+impl Undo {
+    /// Undoes all, as far as it is there. Never stops at a failure: whatever can be given back is.
+    pub fn carry_out(&self) {
+        for list in &self.leases {
+            let _ = fs::write(list, "/");
+        }
+        let mut running: Vec<_> = self.commands.iter().map(|command| (command, command.start())).collect();
+        if let Some(mark) = self.routing_mark {
+            let _ = transparent::remove_routing(mark);
+        }
+        for (path, content) in &self.restore {
+            let _ = fs::write(path, content);
+        }
+        for path in &self.remove_files {
+            let _ = fs::remove_file(path);
+        }
+        for path in &self.remove_folders {
+            let _ = fs::remove_dir(path);
+        }
+        // A command is refused if its rules are not there. They may have been about to come: a last change of the agent's
+        // that the kernel was just carrying out. Look once more.
+        running.retain_mut(|(_, child)| !child.as_mut().is_ok_and(|child| child.wait().is_ok_and(|status| status.success())));
+        if !running.is_empty() {
+            std::thread::sleep(Duration::from_millis(50));
+            for child in running.into_iter().map(|(command, _)| command.start()) {
+                let _ = child.and_then(|mut child| child.wait());
+            }
+        }
+    }
+}
+
+impl UndoCommand {
+    fn start(&self) -> io::Result<Child> {
+        let null = Stdio::null;
+        let mut child = Command::new(&self.program).args(&self.args).stdin(Stdio::piped()).stdout(null()).stderr(null()).spawn()?;
+        if let Some(mut input) = child.stdin.take() {
+            input.write_all(self.input.as_bytes())?;
+        }
+        Ok(child)
+    }
+}
+
+/// Away from the agent's session, terminal signals and descriptors: what ends the agent must not end the guard.
+fn detach() {
+    // SAFETY: system calls without pointers; the signal dispositions set are the kernel's own "ignore"; nothing in this
+    // process has opened a descriptor above 2 yet, those that are open were inherited by mistake.
+    unsafe {
+        libc::setsid();
+        libc::close_range(3, u32::MAX, 0);
+        for signal in [libc::SIGHUP, libc::SIGINT, libc::SIGQUIT, libc::SIGTERM, libc::SIGPIPE, libc::SIGUSR1, libc::SIGUSR2, libc::SIGALRM]
+        {
+            libc::signal(signal, libc::SIG_IGN);
+        }
+    }
+}
+
+fn pidfd(pid: u32) -> io::Result<OwnedFd> {
+    // SAFETY: a system call without pointers; a result ≥ 0 is a descriptor that nobody else owns.
+    unsafe {
+        match libc::syscall(libc::SYS_pidfd_open, pid as libc::pid_t, 0) {
+            fd if fd >= 0 => Ok(OwnedFd::from_raw_fd(fd as i32)),
+            _ => Err(io::Error::last_os_error()),
+        }
+    }
+}
+
+/// Blocks until one of the descriptors can be read or was closed at the other end.
+fn wait_readable(fds: &[i32]) -> io::Result<()> {
+    let mut polled: Vec<_> = fds.iter().map(|&fd| libc::pollfd { fd, events: libc::POLLIN, revents: 0 }).collect();
+    loop {
+        // SAFETY: the pointer and the count describe `polled`, which lives across the call.
+        if unsafe { libc::poll(polled.as_mut_ptr(), polled.len() as libc::nfds_t, -1) } >= 0 {
+            return Ok(());
+        }
+        let error = io::Error::last_os_error();
+        if error.kind() != io::ErrorKind::Interrupted {
+            return Err(error);
+        }
+    }
+}

@@ -1,0 +1,118 @@
+//! Plan → text for `iptables-restore --noflush`, a table a script, so that each is applied by the kernel as one step and
+//! can be undone on its own. Pure functions; the tests on a real kernel apply what production applies.
+//!
+//! ```text
+//! nat PREROUTING ─┐ first rule, local destinations      ┌ our own mark → RETURN (it also keeps conntrack on)
+//! nat OUTPUT ─────┤ first rule, over lo only             ├ port P, SYN, lease fresh → REDIRECT to the gateway
+//!                 └────────► MIRRORD_REDIRECT ───────────┴ everything else falls through to the rules that were there
+//! ```
+
+use super::plan::{ClientAddress, Family, MARK_MASK, Plan};
+use std::fmt::Write;
+
+pub const CHAIN: &str = "MIRRORD_REDIRECT";
+/// Starts the comment of each rule of ours, followed by the agent's id.
+pub const COMMENT: &str = "mirrord:";
+
+/// Seconds that a lease is good for. The renewal period is a quarter of it.
+const LEASE_SECONDS: u32 = 1;
+
+/// Tables that a plan may put rules into, in the order in which they are installed (removal goes backwards): what keeps
+/// upstream packets out of conntrack must be there before the first connection is redirected.
+pub fn tables(plan: &Plan) -> &'static [&'static str] {
+    match plan.client_address {
+        ClientAddress::Kept => &["raw", "nat"],
+        ClientAddress::Replaced => &["nat"],
+    }
+}
+
+/// Rules for a table in which we have none yet.
+pub fn install(plan: &Plan, family: Family, table: &str) -> String {
+    let mut text = format!("*{table}\n");
+    if table == "nat" {
+        chain(plan, family, &mut text);
+    }
+    for (hook, rule) in hooks(plan, table) {
+        line(&mut text, format_args!("-I {hook} 1 {rule}"));
+    }
+    text + "COMMIT\n"
+}
+
+/// The nat chain anew; the jumps to it stay. Applied as one step: no packet meets a half-filled chain.
+pub fn update(plan: &Plan, family: Family) -> String {
+    let mut text = String::from("*nat\n");
+    chain(plan, family, &mut text);
+    text + "COMMIT\n"
+}
+
+/// Takes out what `install` (and any `update`) put into a table. It is refused as a whole where that is not there, so it
+/// cannot hit the rules of another agent.
+pub fn remove(plan: &Plan, table: &str) -> String {
+    let mut text = format!("*{table}\n");
+    for (hook, rule) in hooks(plan, table) {
+        line(&mut text, format_args!("-D {hook} {rule}"));
+    }
+    if table == "nat" {
+        line(&mut text, format_args!("-F {CHAIN}\n-X {CHAIN}"));
+    }
+    text + "COMMIT\n"
+}
+
+/// Takes out whatever agents have left in a table, given its rules as `iptables-save` prints them; `None` if nothing.
+pub fn remove_leftovers(table: &str, saved: &[String]) -> Option<String> {
+    let mut text = format!("*{table}\n");
+    let empty = text.len();
+    for rule in saved.iter().filter_map(|rule| rule.strip_prefix("-A ")) {
+        let of_our_chain = rule.starts_with(CHAIN);
+        if !of_our_chain && (rule.contains(COMMENT) || rule.ends_with(&format!("-j {CHAIN}"))) {
+            line(&mut text, format_args!("-D {rule}"));
+        }
+    }
+    if saved.iter().any(|rule| rule.starts_with(&format!(":{CHAIN} "))) {
+        line(&mut text, format_args!("-F {CHAIN}\n-X {CHAIN}"));
+    }
+    (text.len() > empty).then(|| text + "COMMIT\n")
+}
+
+/// Rules that go into the kernel's own chains: (chain, rule without `-A chain`).
+fn hooks(plan: &Plan, table: &str) -> Vec<(&'static str, String)> {
+    let comment = comment(plan);
+    match table {
+        // Upstream connections with the client's address would share their 4-tuple's shape with the client's real
+        // connections; untracked, they can never be mistaken for each other, nor be translated.
+        "raw" => vec![("OUTPUT", format!("-p tcp -m mark --mark {:#x} {comment} -j CT --notrack", plan.transparent_mark()))],
+        // OUTPUT sees everything the pod sends: only what stays in the pod (lo) is a connection *to* the pod.
+        _ => vec![
+            ("PREROUTING", format!("-p tcp -m addrtype --dst-type LOCAL {comment} -j {CHAIN}")),
+            ("OUTPUT", format!("-o lo -p tcp {comment} -j {CHAIN}")),
+        ],
+    }
+}
+
+/// Creates the chain, or empties it if it exists, and fills it.
+fn chain(plan: &Plan, family: Family, text: &mut String) {
+    let comment = comment(plan);
+    line(text, format_args!(":{CHAIN} - [0:0]"));
+    // ctstate says nothing new in a nat chain; it is here because a rule with it keeps connection tracking switched on
+    // while redirected connections drain: with the last such rule their translation would end and reset them.
+    line(text, format_args!("-A {CHAIN} -m mark --mark {:#x}/{MARK_MASK:#x} -m conntrack --ctstate NEW {comment} -j RETURN", plan.mark));
+    for port in &plan.ports {
+        let mut rule = format!("-A {CHAIN} -p tcp --syn --dport {port}");
+        if plan.leased {
+            let (name, mask) = (plan.lease_name(family), family.any());
+            // The mask makes every destination look like the one entry that the agent keeps fresh.
+            let _ = write!(rule, " -m recent --name {name} --rcheck --seconds {LEASE_SECONDS} --rdest --mask {mask}");
+        }
+        // --syn: a connection that was open before looks new to conntrack, and must stay with the pod.
+        line(text, format_args!("{rule} {comment} -j REDIRECT --to-ports {}", plan.gateway_port));
+    }
+}
+
+fn comment(plan: &Plan) -> String {
+    format!("-m comment --comment \"{COMMENT}{}\"", plan.id)
+}
+
+fn line(text: &mut String, args: std::fmt::Arguments) {
+    let _ = text.write_fmt(args);
+    text.push('\n');
+}

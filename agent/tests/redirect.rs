@@ -1,0 +1,521 @@
+//! The redirect on real namespaces: a pod and a client joined by a veth pair, a real kernel, both iptables variants.
+//!
+//! Who answered is told by the first line that a client reads: "gw …" if its connection went through the gateway, which
+//! then relays to the pod, or "pod …". Needs root; every namespace, process and rule goes when a test ends, also by panic.
+
+use mirrord_agent::{
+    netns::NetNs,
+    redirect::{
+        Options, RedirectError, Redirector,
+        iptables::{RulesSnapshot, Variant, rules_snapshot},
+    },
+    socket::{self, Destination, PodConnector},
+};
+use std::{
+    collections::BTreeSet,
+    ffi::OsString,
+    io::{BufRead, BufReader, Read, Write},
+    net::{SocketAddr, TcpListener, TcpStream},
+    process::{Child, ChildStdin, Command, Stdio},
+    sync::atomic::{AtomicU32, Ordering},
+    time::{Duration, Instant},
+};
+
+const POD_V4: &str = "10.213.0.2";
+const POD_V6: &str = "fd00:213::2";
+const CLIENT_V4: &str = "10.213.0.1";
+const CLIENT_V6: &str = "fd00:213::1";
+const PATIENCE: Duration = Duration::from_secs(5);
+
+/// A pod and a client, each in a namespace of its own.
+struct Net {
+    name: String,
+    pod: NetNs,
+    client: NetNs,
+}
+
+impl Net {
+    fn new() -> Net {
+        static NEXT: AtomicU32 = AtomicU32::new(0);
+        let name = format!("mrd-{}-{}", std::process::id(), NEXT.fetch_add(1, Ordering::Relaxed));
+        let (pod, client) = (format!("{name}-pod"), format!("{name}-cli"));
+        // From here on Drop cleans up, whatever fails.
+        let mut guard = Cleanup(Some(name.clone()));
+        sh("ip", &["netns", "add", &pod]);
+        sh("ip", &["netns", "add", &client]);
+        sh("ip", &["-n", &pod, "link", "add", "eth0", "type", "veth", "peer", "name", "eth0", "netns", &client]);
+        for (ns, v4, v6) in [(&pod, POD_V4, POD_V6), (&client, CLIENT_V4, CLIENT_V6)] {
+            sh("ip", &["-n", ns, "link", "set", "lo", "up"]);
+            sh("ip", &["-n", ns, "addr", "add", &format!("{v4}/24"), "dev", "eth0"]);
+            sh("ip", &["-n", ns, "addr", "add", &format!("{v6}/64"), "dev", "eth0", "nodad"]);
+            sh("ip", &["-n", ns, "link", "set", "eth0", "up"]);
+        }
+        let open = |ns: &str| NetNs::open(format!("/run/netns/{ns}")).unwrap();
+        let (pod, client) = (open(&pod), open(&client));
+        guard.0 = None;
+        Net { name, pod, client }
+    }
+
+    /// A pod's process: on accept it says whom it sees, then echoes.
+    fn serve(&self, ns: &NetNs, port: u16) {
+        let (up_tx, up_rx) = std::sync::mpsc::channel();
+        ns.spawn("server", move || {
+            for address in [format!("0.0.0.0:{port}"), format!("[::]:{port}")] {
+                let socket =
+                    socket2::Socket::new(socket2::Domain::for_address(address.parse().unwrap()), socket2::Type::STREAM, None).unwrap();
+                if address.starts_with('[') {
+                    socket.set_only_v6(true).unwrap();
+                }
+                socket.set_reuse_address(true).unwrap();
+                socket.bind(&address.parse::<SocketAddr>().unwrap().into()).unwrap();
+                socket.listen(1024).unwrap();
+                let listener: TcpListener = socket.into();
+                std::thread::spawn(move || {
+                    for connection in listener.incoming().flatten() {
+                        std::thread::spawn(move || echo(connection));
+                    }
+                });
+            }
+            up_tx.send(()).unwrap();
+        })
+        .unwrap();
+        up_rx.recv().unwrap();
+    }
+
+    /// Runs in the pod's or the client's namespace.
+    fn within<T: Send + 'static>(&self, ns: &NetNs, work: impl FnOnce() -> T + Send + 'static) -> T {
+        ns.spawn("within", work).unwrap().join().unwrap().unwrap()
+    }
+
+    fn dial(&self, ns: &NetNs, address: impl ToString) -> std::io::Result<Talk> {
+        let address: SocketAddr = address.to_string().parse().unwrap();
+        self.within(ns, move || Talk::dial(address))
+    }
+
+    fn from_client(&self, address: impl ToString) -> Talk {
+        self.dial(&self.client, address).unwrap()
+    }
+
+    fn rules(&self) -> RulesSnapshot {
+        self.within(&self.pod, || rules_snapshot().unwrap())
+    }
+
+    fn in_pod(&self, program: &str, args: &[&str]) -> String {
+        let net = format!("--net=/run/netns/{}-pod", self.name);
+        let all: Vec<&str> = [net.as_str(), program].into_iter().chain(args.iter().copied()).collect();
+        sh("nsenter", &all)
+    }
+}
+
+impl Drop for Net {
+    fn drop(&mut self) {
+        drop(Cleanup(Some(std::mem::take(&mut self.name))));
+    }
+}
+
+struct Cleanup(Option<String>);
+
+impl Drop for Cleanup {
+    fn drop(&mut self) {
+        for ns in self.0.iter().flat_map(|name| ["pod", "cli"].map(|end| format!("{name}-{end}"))) {
+            let _ = Command::new("ip").args(["netns", "del", &ns]).stderr(Stdio::null()).status();
+        }
+    }
+}
+
+fn sh(program: &str, args: &[&str]) -> String {
+    let output = Command::new(program).args(args).output().unwrap();
+    assert!(output.status.success(), "{program} {args:?}: {}", String::from_utf8_lossy(&output.stderr));
+    String::from_utf8(output.stdout).unwrap()
+}
+
+fn echo(mut connection: TcpStream) {
+    let peer = connection.peer_addr().unwrap().ip();
+    let _ = connection.write_all(format!("pod sees {peer}\n").as_bytes());
+    let mut bytes = [0; 4096];
+    while let Ok(n @ 1..) = connection.read(&mut bytes) {
+        if connection.write_all(&bytes[..n]).is_err() {
+            return;
+        }
+    }
+}
+
+/// A client's connection.
+struct Talk(BufReader<TcpStream>);
+
+impl Talk {
+    fn dial(address: SocketAddr) -> std::io::Result<Talk> {
+        let stream = TcpStream::connect_timeout(&address, PATIENCE)?;
+        stream.set_read_timeout(Some(PATIENCE))?;
+        Ok(Talk(BufReader::new(stream)))
+    }
+
+    /// The next line, or "" at the end of the stream, however it ended.
+    fn line(&mut self) -> String {
+        let mut line = String::new();
+        match self.0.read_line(&mut line) {
+            Err(error) if error.kind() == std::io::ErrorKind::ConnectionReset => return String::new(),
+            read => read.unwrap(),
+        };
+        line.trim_end().to_owned()
+    }
+
+    fn echoes(&mut self, text: &str) {
+        self.0.get_mut().write_all(format!("{text}\n").as_bytes()).unwrap();
+        assert_eq!(self.line(), text);
+    }
+}
+
+/// Polls until `check` holds; a failure names what was awaited.
+fn eventually(what: &str, mut check: impl FnMut() -> bool) -> Duration {
+    let start = Instant::now();
+    while !check() {
+        assert!(start.elapsed() < PATIENCE, "not within {PATIENCE:?}: {what}");
+        std::thread::sleep(Duration::from_millis(2));
+    }
+    start.elapsed()
+}
+
+// ---- the gateway of these tests: says where a connection wanted to go, then relays it to the pod
+
+/// Starts the gateway's thread in the namespace; returns its port and where to tell it how the pod is reached.
+fn gateway(ns: &NetNs) -> (u16, std::sync::mpsc::SyncSender<PodConnector>) {
+    let (port_tx, port_rx) = std::sync::mpsc::channel();
+    let (connector_tx, connector_rx) = std::sync::mpsc::sync_channel(1);
+    ns.spawn("gateway", move || {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        runtime.block_on(async move {
+            let listeners = socket::listeners(0).unwrap();
+            port_tx.send(listeners.port).unwrap();
+            let connector = tokio::task::spawn_blocking(move || connector_rx.recv()).await.unwrap();
+            let Ok(connector) = connector else { return };
+            let v4 = tokio::net::TcpListener::from_std(listeners.v4).unwrap();
+            let v6 = tokio::net::TcpListener::from_std(listeners.v6.unwrap()).unwrap();
+            loop {
+                let (stream, client) = tokio::select! { one = v4.accept() => one, one = v6.accept() => one }.unwrap();
+                tokio::spawn(relay(stream, client, connector));
+            }
+        })
+    })
+    .unwrap();
+    (port_rx.recv().unwrap(), connector_tx)
+}
+
+async fn relay(mut stream: tokio::net::TcpStream, client: SocketAddr, connector: PodConnector) {
+    use tokio::io::AsyncWriteExt;
+    let Destination::Redirected(pod) = socket::original_destination(&stream).unwrap() else { return };
+    let _ = stream.write_all(format!("gw {pod}\n").as_bytes()).await;
+    match connector.connect(pod, client).await {
+        Ok(mut upstream) => drop(tokio::io::copy_bidirectional(&mut stream, &mut upstream).await),
+        Err(error) => drop(stream.write_all(format!("no pod: {error}\n").as_bytes()).await),
+    }
+}
+
+// ---- this test binary as other processes: `role_…` run as the agent or its guard
+
+fn role(name: &str) -> Vec<OsString> {
+    let exe = std::env::current_exe().unwrap();
+    vec![exe.into(), "--exact".into(), format!("role_{name}").into(), "--nocapture".into(), "--ignored".into(), "--quiet".into()]
+}
+
+fn options() -> Options {
+    Options { guard: role("guard"), ..Options::default() }
+}
+
+#[test]
+#[ignore = "not a test: this binary started as the guard"]
+fn role_guard() {
+    // The harness runs this on a thread; the guard's end is the process's.
+    std::process::exit(if mirrord_agent::guard::run() == std::process::ExitCode::SUCCESS { 0 } else { 1 });
+}
+
+#[test]
+#[ignore = "not a test: this binary started as an agent, to be killed"]
+fn role_agent() {
+    let Ok(path) = std::env::var("MRD_TEST_NETNS") else { return };
+    let ns = NetNs::open(path).unwrap();
+    let (port, connector) = gateway(&ns);
+    let mut options = options();
+    options.remove_files.extend(std::env::var_os("MRD_TEST_SOCKET").map(Into::into));
+    let mut redirector = Redirector::start(&ns, port, options).unwrap();
+    connector.send(redirector.pod_connector()).unwrap();
+    redirector.set_ports(&BTreeSet::from([80])).unwrap();
+    println!("ready {}", redirector.guard_pid().unwrap().unwrap());
+    let _ = std::io::stdin().read(&mut [0]);
+    redirector.finish().unwrap();
+    // Nobody reads the harness's summary.
+    std::process::exit(0);
+}
+
+/// An agent in a process of its own.
+struct Agent {
+    child: Child,
+    guard: i32,
+    stdin: Option<ChildStdin>,
+}
+
+impl Agent {
+    fn start(net: &Net, socket: &std::path::Path) -> Agent {
+        let role = role("agent");
+        let mut child = Command::new(&role[0])
+            .args(&role[1..])
+            .env("MRD_TEST_NETNS", net.pod.path())
+            .env("MRD_TEST_SOCKET", socket)
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let stdin = child.stdin.take();
+        let stdout = BufReader::new(child.stdout.take().unwrap());
+        let mut agent = Agent { child, guard: 0, stdin };
+        let ready = stdout.lines().map_while(Result::ok).find_map(|line| line.split_once("ready ").map(|(_, pid)| pid.to_owned()));
+        agent.guard = ready.expect("the agent ended early").trim().parse().unwrap();
+        agent
+    }
+
+    fn kill(&mut self) -> Instant {
+        let killed = Instant::now();
+        self.child.kill().unwrap();
+        killed
+    }
+
+    fn kill_with_guard(&mut self) -> Instant {
+        let killed = Instant::now();
+        // SAFETY: kill(2) on a process that this test has started; it cannot have been reaped, it is the agent's child.
+        unsafe { libc::kill(self.guard, libc::SIGKILL) };
+        self.child.kill().unwrap();
+        killed
+    }
+
+    fn finish(mut self) {
+        drop(self.stdin.take());
+        assert!(self.child.wait().unwrap().success());
+    }
+
+    fn guard_runs(&self) -> bool {
+        // A killed guard may remain as a zombie of whoever adopted it.
+        std::fs::read_to_string(format!("/proc/{}/stat", self.guard)).is_ok_and(|stat| !stat.contains(") Z "))
+    }
+}
+
+impl Drop for Agent {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+/// A redirector in this process, with its gateway.
+fn redirecting(net: &Net, options: Options, ports: &[u16]) -> Redirector {
+    let (port, connector) = gateway(&net.pod);
+    let mut redirector = Redirector::start(&net.pod, port, options).unwrap();
+    connector.send(redirector.pod_connector()).unwrap();
+    redirector.set_ports(&ports.iter().copied().collect()).unwrap();
+    redirector
+}
+
+fn none() -> BTreeSet<u16> {
+    BTreeSet::new()
+}
+
+// ---- the tests
+
+#[test]
+fn connections_to_the_port_reach_the_gateway_from_everywhere_and_others_do_not() {
+    let net = Net::new();
+    [80, 81].into_iter().for_each(|port| net.serve(&net.pod, port));
+    net.serve(&net.client, 80);
+    let before = net.rules();
+    for variant in [Variant::Nft, Variant::Legacy] {
+        let redirector = redirecting(&net, Options { variant: Some(variant), ..options() }, &[80]);
+        for (from, to) in [
+            (&net.client, format!("{POD_V4}:80")),
+            (&net.client, format!("[{POD_V6}]:80")),
+            (&net.pod, format!("{POD_V4}:80")),
+            (&net.pod, format!("[{POD_V6}]:80")),
+            (&net.pod, "127.0.0.1:80".into()),
+            (&net.pod, "[::1]:80".into()),
+        ] {
+            let mut talk = net.dial(from, &to).unwrap();
+            assert_eq!(talk.line(), format!("gw {to}"), "{variant:?}");
+            assert!(talk.line().starts_with("pod sees "), "{variant:?} {to}");
+            talk.echoes("hello");
+        }
+        // Another port of the pod's, and the same port of somebody else's that the pod calls.
+        assert_eq!(net.from_client(format!("{POD_V4}:81")).line(), format!("pod sees {CLIENT_V4}"));
+        assert_eq!(net.dial(&net.pod, format!("{CLIENT_V4}:80")).unwrap().line(), format!("pod sees {POD_V4}"));
+        assert_eq!(net.dial(&net.pod, format!("[{CLIENT_V6}]:80")).unwrap().line(), format!("pod sees {POD_V6}"));
+        redirector.finish().unwrap();
+        assert_eq!(net.rules(), before, "{variant:?}");
+        assert_eq!(net.from_client(format!("{POD_V4}:80")).line(), format!("pod sees {CLIENT_V4}"));
+    }
+}
+
+#[test]
+fn open_connections_stay_with_the_pod_at_the_start_and_redirected_ones_live_on_at_the_end() {
+    let net = Net::new();
+    net.serve(&net.pod, 80);
+    for variant in [Variant::Nft, Variant::Legacy] {
+        let targets = [format!("{POD_V4}:80"), format!("[{POD_V6}]:80")];
+        let mut old: Vec<Talk> = targets.iter().map(|to| net.from_client(to)).collect();
+        old.iter_mut().for_each(|talk| assert!(talk.line().starts_with("pod ")));
+        let before = net.rules();
+        let mut redirector = redirecting(&net, Options { variant: Some(variant), ..options() }, &[80]);
+        old.iter_mut().for_each(|talk| talk.echoes("still here"));
+        let mut redirected: Vec<Talk> = targets.iter().map(|to| net.from_client(to)).collect();
+        for talk in &mut redirected {
+            assert!(talk.line().starts_with("gw "));
+            assert!(talk.line().starts_with("pod "));
+        }
+        redirector.set_ports(&none()).unwrap();
+        assert!(net.from_client(&targets[0]).line().starts_with("pod "), "new connections go to the pod");
+        assert!(net.from_client(&targets[1]).line().starts_with("pod "));
+        assert!(!redirector.settle().unwrap(), "two are in flight");
+        assert_eq!(redirector.in_flight().unwrap(), 2);
+        redirected.iter_mut().for_each(|talk| talk.echoes("in flight"));
+        // And back again: the same rules take up from the draining ones.
+        redirector.set_ports(&BTreeSet::from([80])).unwrap();
+        assert!(net.from_client(&targets[0]).line().starts_with("gw "));
+        redirector.set_ports(&none()).unwrap();
+        redirected.iter_mut().for_each(|talk| talk.echoes("still in flight"));
+        drop(redirected);
+        eventually("the rules go with the last connection", || redirector.settle().unwrap());
+        assert_eq!(net.rules(), before);
+        old.iter_mut().for_each(|talk| talk.echoes("still here at the end"));
+        redirector.finish().unwrap();
+    }
+}
+
+#[test]
+fn other_peoples_rules_stay_as_they_are_and_in_effect() {
+    let net = Net::new();
+    [80, 81, 15006].into_iter().for_each(|port| net.serve(&net.pod, port));
+    for (variant, suffix) in [(Variant::Nft, "nft"), (Variant::Legacy, "legacy")] {
+        for tool in [format!("iptables-{suffix}"), format!("ip6tables-{suffix}")] {
+            for rule in [
+                "-N ISTIO_INBOUND",
+                "-N ISTIO_IN_REDIRECT",
+                "-A ISTIO_IN_REDIRECT -p tcp -j REDIRECT --to-ports 15006",
+                "-A ISTIO_INBOUND -p tcp --dport 15006 -j RETURN",
+                "-A ISTIO_INBOUND -p tcp -j ISTIO_IN_REDIRECT",
+                "-A PREROUTING -p tcp -j ISTIO_INBOUND",
+            ] {
+                let args: Vec<&str> = ["-t", "nat"].into_iter().chain(rule.split(' ')).collect();
+                net.in_pod(&tool, &args);
+            }
+        }
+        let before = net.rules();
+        assert!(before.values().flatten().any(|rule| rule.contains("ISTIO_INBOUND")));
+        // Not told which variant: it finds the one with rules.
+        let redirector = redirecting(&net, options(), &[80]);
+        let listing = net.in_pod(&format!("iptables-{suffix}"), &["-t", "nat", "-S", "PREROUTING"]);
+        assert!(listing.lines().nth(1).unwrap().contains("MIRRORD_REDIRECT"), "ours come first: {listing}");
+        assert_eq!(net.from_client(format!("{POD_V4}:80")).line(), format!("gw {POD_V4}:80"), "{variant:?}");
+        // Nobody listens on 82: it is answered by what listens on 15006.
+        for to in [format!("{POD_V4}:82"), format!("[{POD_V6}]:82")] {
+            assert!(net.from_client(to).line().starts_with("pod sees "), "{variant:?}");
+        }
+        redirector.finish().unwrap();
+        assert_eq!(net.rules(), before);
+        for tool in [format!("iptables-{suffix}"), format!("ip6tables-{suffix}")] {
+            net.in_pod(&tool, &["-t", "nat", "-F"]);
+            net.in_pod(&tool, &["-t", "nat", "-X"]);
+        }
+    }
+}
+
+#[test]
+fn when_the_agent_is_killed_its_guard_gives_everything_back() {
+    let net = Net::new();
+    net.serve(&net.pod, 80);
+    let before = net.rules();
+    let folder = tempfile::tempdir().unwrap();
+    let socket = folder.path().join("agent.sock");
+    std::fs::write(&socket, "").unwrap();
+    let mut agent = Agent::start(&net, &socket);
+    assert!(net.from_client(format!("{POD_V4}:80")).line().starts_with("gw "));
+
+    let killed = agent.kill();
+    let served = eventually("new connections are served by the pod", || {
+        net.dial(&net.client, format!("{POD_V4}:80")).is_ok_and(|mut talk| talk.line().starts_with("pod "))
+    });
+    eventually("the guard has done its work", || !agent.guard_runs());
+    let gone = killed.elapsed();
+    println!("agent killed: new connections served after {served:?}, everything undone after {gone:?}");
+    assert!(served < Duration::from_millis(200), "{served:?}");
+    assert!(gone < Duration::from_millis(200), "{gone:?}");
+    assert_eq!(net.rules(), before);
+    assert!(!socket.exists());
+}
+
+#[test]
+fn when_agent_and_guard_are_killed_the_lease_ends_and_the_next_agent_cleans_up() {
+    let net = Net::new();
+    net.serve(&net.pod, 80);
+    let before = net.rules();
+    let mut agent = Agent::start(&net, "/nonexistent".as_ref());
+    let targets = [format!("{POD_V4}:80"), format!("[{POD_V6}]:80")];
+    targets.iter().for_each(|to| assert!(net.from_client(to).line().starts_with("gw ")));
+
+    let killed = agent.kill_with_guard();
+    for to in &targets {
+        eventually("new connections are served by the pod", || {
+            net.dial(&net.client, to).is_ok_and(|mut talk| talk.line().starts_with("pod "))
+        });
+    }
+    let served = killed.elapsed();
+    println!("agent and guard killed: new connections served after {served:?}");
+    assert!(served < Duration::from_millis(1200), "{served:?}");
+    assert_ne!(net.rules(), before, "nobody is left to remove the rules");
+
+    let redirector = redirecting(&net, options(), &[80]);
+    targets.iter().for_each(|to| assert!(net.from_client(to).line().starts_with("gw ")));
+    redirector.finish().unwrap();
+    assert_eq!(net.rules(), before);
+}
+
+#[test]
+fn an_agent_that_ends_well_lets_its_guard_go_at_once() {
+    let net = Net::new();
+    let before = net.rules();
+    let agent = Agent::start(&net, "/nonexistent".as_ref());
+    let guard = agent.guard;
+    agent.finish();
+    assert!(!std::path::Path::new(&format!("/proc/{guard}")).exists());
+    assert_eq!(net.rules(), before);
+}
+
+#[test]
+fn a_redirector_that_is_dropped_cleans_up() {
+    let net = Net::new();
+    let before = net.rules();
+    drop(redirecting(&net, options(), &[80]));
+    assert_eq!(net.rules(), before);
+}
+
+#[test]
+fn whoever_dials_the_gateways_own_port_is_recognised() {
+    let net = Net::new();
+    net.serve(&net.pod, 80);
+    let (port, connector) = gateway(&net.pod);
+    // Before anything is redirected, conntrack is off; after, it knows the connection by its own address.
+    let mut redirector = Redirector::start(&net.pod, port, options()).unwrap();
+    connector.send(redirector.pod_connector()).unwrap();
+    for ports in [none(), BTreeSet::from([80])] {
+        redirector.set_ports(&ports).unwrap();
+        for to in [format!("{POD_V4}:{port}"), format!("[{POD_V6}]:{port}")] {
+            assert_eq!(net.from_client(to).line(), "", "closed without a word");
+        }
+    }
+    assert!(matches!(redirector.set_ports(&BTreeSet::from([port])), Err(RedirectError::Port(..))));
+    redirector.finish().unwrap();
+}
+
+#[test]
+fn a_second_agent_in_the_namespace_is_refused() {
+    let net = Net::new();
+    let redirector = Redirector::start(&net.pod, 1, options()).unwrap();
+    assert!(matches!(Redirector::start(&net.pod, 1, options()), Err(RedirectError::AnotherAgent)));
+    redirector.finish().unwrap();
+    Redirector::start(&net.pod, 1, options()).unwrap().finish().unwrap();
+}
