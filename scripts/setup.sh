@@ -12,9 +12,10 @@ set -euo pipefail
 PATH=$PATH:/usr/sbin:/sbin
 RUST_WANTED=1.95
 
-# A line each: the program that tells whether it is there, Debian's package, what uses it.
+# A line each: the program (or file) that tells whether it is there, Debian's package, what uses it.
 RUN='
 gcc        gcc                      Rust links with it
+/usr/include/stdlib.h libc6-dev     what gcc links with
 ip         iproute2                 pod-like namespaces
 nsenter    util-linux               pod-like namespaces
 iptables   iptables                 the agent redirects ports with it
@@ -37,6 +38,9 @@ shellcheck shellcheck               lint
 
 say() { echo "setup: $*" >&2; }
 die() { say "$*"; exit 1; }
+
+# command -v takes a path too, but wants it executable.
+is_there() { command -v "$1" >/dev/null || [ -f "$1" ]; }
 
 check_rust() {
     { command -v cargo && command -v rustc; } >/dev/null ||
@@ -90,11 +94,11 @@ esac
 check_rust
 missing=()
 while read -r program package _; do
-    [ -z "$program" ] || command -v "$program" >/dev/null || missing+=("$package")
+    [ -z "$program" ] || is_there "$program" || missing+=("$package")
 done <<<"$wanted"
 if [ ${#missing[@]} -gt 0 ]; then
     install "${missing[@]}"
     while read -r program package _; do
-        [ -z "$program" ] || command -v "$program" >/dev/null || die "package $package is installed, but there is no program '$program'"
+        [ -z "$program" ] || is_there "$program" || die "package $package is installed, but there is no '$program'"
     done <<<"$wanted"
 fi
