@@ -1,0 +1,100 @@
+//! The engine: settings, the ticker, the cache; one for a process. [`Engine::load`] turns bytes into a [`Module`].
+
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use sha2::{Digest, Sha256};
+
+use crate::cache::Cache;
+use crate::log::{LogSink, to_tracing};
+use crate::state::State;
+use crate::ticker::Ticker;
+use crate::{FilterError, Module, abi, host, module};
+
+/// Address space that a memory gets at once. Growth within it moves nothing; the default limit fits in.
+const MEMORY_RESERVATION: u64 = 16 << 20;
+/// Far more than a filter needs, far less than a worker's stack has.
+const WASM_STACK: usize = 256 << 10;
+
+/// What an [`Engine`] is made of.
+#[derive(Clone, Default)]
+pub struct EngineSettings {
+    /// Where compiled modules are kept: a directory of our own, made with mode 0700. None: compile each time.
+    pub cache_dir: Option<PathBuf>,
+    /// Where filters' log lines go; none: to `tracing`.
+    pub log: Option<LogSink>,
+}
+
+/// Compiles and runs filters. A clone is the same engine; its thread ends with the last clone, module and filter.
+#[derive(Clone)]
+pub struct Engine {
+    pub(crate) inner: Arc<Inner>,
+}
+
+pub(crate) struct Inner {
+    pub(crate) wasmtime: wasmtime::Engine,
+    pub(crate) ticker: Ticker,
+    pub(crate) linker: wasmtime::Linker<State>,
+    pub(crate) log: LogSink,
+    cache: Option<Cache>,
+}
+
+impl Engine {
+    /// Starts the engine and its ticker thread. A cache directory that cannot be used is a log line.
+    ///
+    /// # Errors
+    /// [`FilterError::Engine`] if wasmtime or the thread does not start.
+    pub fn new(settings: EngineSettings) -> Result<Engine, FilterError> {
+        let wasmtime = wasmtime::Engine::new(&config()).map_err(|e| FilterError::Engine(format!("{e:#}")))?;
+        let linker = host::linker(&wasmtime).map_err(|e| FilterError::Engine(format!("{e:#}")))?;
+        let ticker = Ticker::start(&wasmtime).map_err(|e| FilterError::Engine(format!("no thread: {e}")))?;
+        let cache = settings.cache_dir.and_then(|dir| Cache::open(&dir, &wasmtime));
+        let log = settings.log.unwrap_or_else(|| Arc::new(to_tracing));
+        Ok(Engine { inner: Arc::new(Inner { wasmtime, ticker, linker, log, cache }) })
+    }
+
+    /// Compiles a module (or takes it from the cache) and checks that it is a filter: known ABI, no foreign imports.
+    /// `name` is what logs and errors call it. The text format is taken too, for small hand-written filters.
+    ///
+    /// Compiling takes 15 to 100 ms for usual filters, and longer for large ones: not on a thread that serves requests.
+    ///
+    /// # Errors
+    /// What is wrong with the module, with the next step.
+    pub fn load(&self, name: &str, wasm: &[u8]) -> Result<Module, FilterError> {
+        if wasm.len() > abi::limit::MODULE {
+            return Err(FilterError::TooLarge { name: name.into(), size: wasm.len(), limit: abi::limit::MODULE });
+        }
+        module::check_magic(name, wasm)?;
+        let sha256: String = Sha256::digest(wasm).iter().map(|byte| format!("{byte:02x}")).collect();
+        let compiled = match self.inner.cache.as_ref().and_then(|cache| cache.get(&self.inner.wasmtime, &sha256)) {
+            Some(compiled) => compiled,
+            None => {
+                let compiled = wasmtime::Module::new(&self.inner.wasmtime, wasm)
+                    .map_err(|e| FilterError::Invalid { name: name.into(), message: module::one_line(&e) })?;
+                // Checked first: what is no filter is not worth a place in the cache.
+                module::check_abi(name, &compiled)?;
+                if let Some(cache) = &self.inner.cache {
+                    cache.put(&sha256, &compiled);
+                }
+                compiled
+            }
+        };
+        Module::new(self.clone(), name, sha256, &compiled)
+    }
+}
+
+fn config() -> wasmtime::Config {
+    let mut config = wasmtime::Config::new();
+    config
+        .epoch_interruption(true)
+        .max_wasm_stack(WASM_STACK)
+        // Instances are few and long-lived: on-demand memory keeps an idle agent small. With a reservation below 4 GiB
+        // bounds are checked in code, which costs a filter next to nothing.
+        .memory_reservation(MEMORY_RESERVATION)
+        .memory_reservation_for_growth(1 << 20)
+        .memory_guard_size(64 << 10)
+        .guard_before_linear_memory(false)
+        .wasm_multi_memory(false)
+        .wasm_memory64(false);
+    config
+}
