@@ -1,0 +1,24 @@
+// HTTP/2 server without TLS on node:http2. Arguments: NAME LOG PORT...; says in LOG where it listens and what it was asked.
+import { appendFileSync } from "node:fs";
+import { createServer } from "node:http2";
+
+const [name, log, ...ports] = process.argv.slice(2);
+const say = (line) => appendFileSync(log, line + "\n");
+
+for (const port of ports) {
+  const server = createServer();
+  server.on("stream", (stream, headers) => {
+    let size = 0;
+    stream.on("error", () => {});
+    stream.on("data", (chunk) => (size += chunk.length));
+    stream.on("end", () => {
+      const { remoteAddress, localPort } = stream.session.socket;
+      const user = headers["x-user"] ?? "";
+      say(`request ${headers[":method"]} ${headers[":path"]} peer=${remoteAddress} local=${localPort} body=${size} user=${user}`);
+      stream.respond({ ":status": 200, "x-program": name }, { waitForTrailers: true });
+      stream.on("wantTrailers", () => stream.sendTrailers({ "x-trailer": name }));
+      stream.end(`program ${name} ${headers[":method"]} ${headers[":path"]} body=${size}\n`);
+    });
+  });
+  server.listen(Number(port), () => say(`listening ${server.address().port}`));
+}

@@ -1,0 +1,114 @@
+//! Network namespaces: making them, entering them with a thread, running commands in them.
+
+use std::{
+    fs::{self, File},
+    os::unix::fs::MetadataExt,
+    path::PathBuf,
+    process::Command,
+    sync::Arc,
+    thread::{self, JoinHandle},
+};
+
+use crate::{
+    machine::{command, output, run},
+    processes, sys,
+};
+
+/// A named network namespace; the name goes when this is dropped.
+#[derive(Debug)]
+pub struct Namespace {
+    /// As `ip netns` knows it.
+    pub name: String,
+    /// What identifies it to the kernel.
+    pub inode: u64,
+    handle: Handle,
+}
+
+/// A way into a namespace that may outlive its name.
+#[derive(Clone, Debug)]
+pub struct Handle(Arc<File>);
+
+impl Handle {
+    /// Runs `work` on a thread inside. Sockets made there stay inside, wherever they are used.
+    pub fn run<T: Send>(&self, work: impl FnOnce() -> T + Send) -> T {
+        thread::scope(|scope| {
+            let inside = scope.spawn(|| {
+                sys::enter_netns(&self.0).unwrap();
+                work()
+            });
+            inside.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
+        })
+    }
+
+    /// Starts a thread inside.
+    pub fn spawn<T: Send + 'static>(&self, work: impl FnOnce() -> T + Send + 'static) -> JoinHandle<T> {
+        let handle = self.clone();
+        thread::spawn(move || {
+            sys::enter_netns(&handle.0).unwrap();
+            work()
+        })
+    }
+}
+
+impl Namespace {
+    /// A new one, with `lo` up.
+    pub fn new(name: &str) -> Self {
+        run(&mut command(&format!("ip netns add {name}")));
+        run(&mut command(&format!("ip -n {name} link set lo up")));
+        let file = File::open(path(name)).unwrap();
+        let inode = file.metadata().unwrap().ino();
+        Self { name: name.into(), inode, handle: Handle(Arc::new(file)) }
+    }
+
+    /// A way in that can be kept elsewhere.
+    pub fn handle(&self) -> Handle {
+        self.handle.clone()
+    }
+
+    /// See [`Handle::run`].
+    pub fn run<T: Send>(&self, work: impl FnOnce() -> T + Send) -> T {
+        self.handle.run(work)
+    }
+
+    /// See [`Handle::spawn`].
+    pub fn spawn<T: Send + 'static>(&self, work: impl FnOnce() -> T + Send + 'static) -> JoinHandle<T> {
+        self.handle.spawn(work)
+    }
+
+    /// A command that will run inside. `nsenter`, because `ip netns exec` hides the cgroups of what it runs.
+    pub fn command(&self, program: &str) -> Command {
+        let mut command = Command::new("nsenter");
+        command.arg(format!("--net={}", path(&self.name).display())).arg("--").arg(program);
+        command
+    }
+
+    /// Runs a command line inside; gives what it printed.
+    #[track_caller]
+    pub fn sh(&self, words: &str) -> String {
+        let mut words = words.split_whitespace();
+        run(self.command(words.next().unwrap()).args(words))
+    }
+}
+
+impl Drop for Namespace {
+    fn drop(&mut self) {
+        remove(&self.name);
+    }
+}
+
+fn path(name: &str) -> PathBuf {
+    PathBuf::from("/run/netns").join(name)
+}
+
+/// Ends the processes inside a namespace made by a test, and removes it with the agent's socket for it.
+pub(crate) fn remove(name: &str) {
+    if let Ok(meta) = fs::metadata(path(name)) {
+        for process in processes::all().into_iter().filter(|process| process.0 != std::process::id() && process.is_in(meta.ino())) {
+            process.kill();
+        }
+        for socket in crate::state::agent_files(meta.ino()) {
+            let _ = fs::remove_file(socket);
+        }
+    }
+    output(&mut command(&format!("ip netns del {name}")));
+}

@@ -1,0 +1,42 @@
+//! The few kernel calls that std lacks; the only unsafe code of the harness.
+
+use std::{
+    fs::File,
+    io,
+    os::fd::{AsRawFd, BorrowedFd},
+};
+
+fn checked(result: libc::c_int) -> io::Result<()> {
+    if result == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
+}
+
+/// Moves the calling thread into a network namespace.
+pub(crate) fn enter_netns(namespace: &File) -> io::Result<()> {
+    // SAFETY: the descriptor is open for the whole call; the call touches no memory of ours.
+    checked(unsafe { libc::setns(namespace.as_raw_fd(), libc::CLONE_NEWNET) })
+}
+
+pub(crate) fn is_root() -> bool {
+    // SAFETY: no arguments, cannot fail.
+    unsafe { libc::geteuid() == 0 }
+}
+
+/// Sends a signal to one process.
+pub(crate) fn kill(pid: u32, signal: i32) -> io::Result<()> {
+    // SAFETY: touches no memory of ours.
+    checked(unsafe { libc::kill(pid as i32, signal) })
+}
+
+/// Locks an open file against other processes and other openings of it; waits until it is free.
+pub(crate) fn flock(file: &File, operation: i32) -> io::Result<()> {
+    // SAFETY: the descriptor is open for the whole call.
+    checked(unsafe { libc::flock(file.as_raw_fd(), operation) })
+}
+
+/// Bytes written to a TCP socket that the other side has not acknowledged.
+pub(crate) fn unacknowledged(socket: BorrowedFd<'_>) -> io::Result<usize> {
+    let mut bytes: libc::c_int = 0;
+    // SAFETY: TIOCOUTQ writes one int, to a live local.
+    checked(unsafe { libc::ioctl(socket.as_raw_fd(), libc::TIOCOUTQ, &raw mut bytes) })?;
+    Ok(bytes as usize)
+}
