@@ -1,0 +1,15 @@
+//! The preloaded library. It sits between a program and its C library, and lets the program's TCP listeners be reached by what
+//! the intproxy delivers, while everything else that the program does stays as it is.
+//!
+//! `hooks.rs` (C edge) → `ops.rs` and `names.rs` (what a call means for the session) → `state.rs` (what this process listens on)
+//! → `line.rs` (the questions to the intproxy) → `sys.rs` (C edge: the few system calls that std has no name for).
+//! Nothing is known by descriptor: a listener is its socket's inode, a connection its two addresses. So dup, fcntl, passing by
+//! SCM_RIGHTS and whatever else makes a second descriptor need no detour.
+
+#[cfg(target_os = "linux")]
+mod hooks;
+mod line;
+mod names;
+mod ops;
+mod state;
+mod sys;

@@ -74,7 +74,7 @@ pub enum Reply {
     Adopted(Vec<Listener>),
     /// The real client and the address it connected to; `None`: the connection is a local one.
     Origin(Option<Origin>),
-    /// Where the program's own listener really is; `None`: not one of this session, or not moved.
+    /// Where the session's listener is that covers the address (as asked for, if it was not moved); `None`: it has none there.
     Moved(Option<SocketAddr>),
 }
 

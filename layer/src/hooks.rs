@@ -1,0 +1,139 @@
+//! C edge: the detours. Each reads its arguments, asks a safe function what to do, and calls the C library's own.
+
+// redhook's macros expand to what these name; the expansion is not ours to write differently.
+#![allow(unsafe_op_in_unsafe_fn, static_mut_refs, non_upper_case_globals)]
+
+use libc::{c_int, c_long, c_uint, sockaddr, socklen_t};
+use redhook::{hook, real};
+
+use crate::{
+    names,
+    ops::{self, Closing},
+    state,
+    sys::{self, Name, Room},
+};
+
+/// Run by the loader before the program's own code.
+#[used]
+#[link_section = ".init_array"]
+static START: extern "C" fn() = {
+    extern "C" fn start() {
+        // No panic crosses into the loader; a layer that is not started passes everything on.
+        drop(std::panic::catch_unwind(state::start));
+    }
+    start
+};
+
+fn fail(errno: c_int) -> c_int {
+    sys::set_errno(errno);
+    -1
+}
+
+hook! { unsafe fn bind(fd: c_int, address: *const sockaddr, length: socklen_t) -> c_int => layer_bind {
+    // SAFETY: the caller's contract for bind.
+    match unsafe { sys::inet(address, length) }.and_then(|asked| ops::bind(fd, asked)) {
+        Some(Ok(())) => 0,
+        Some(Err(errno)) => fail(errno),
+        // SAFETY: passed on as it came.
+        None => unsafe { real!(bind)(fd, address, length) },
+    }
+} }
+
+hook! { unsafe fn listen(fd: c_int, backlog: c_int) -> c_int => layer_listen {
+    // SAFETY: passed on as it came.
+    let result = unsafe { real!(listen)(fd, backlog) };
+    if result == 0 {
+        ops::listening(fd);
+    }
+    result
+} }
+
+hook! { unsafe fn accept(fd: c_int, address: *mut sockaddr, length: *mut socklen_t) -> c_int => layer_accept {
+    // SAFETY: the caller's contract for accept; passed on as it came.
+    let (room, accepted) = unsafe { (Room::of(address, length), real!(accept)(fd, address, length)) };
+    if accepted >= 0 {
+        room.put(names::accepted(accepted));
+    }
+    accepted
+} }
+
+hook! { unsafe fn accept4(fd: c_int, address: *mut sockaddr, length: *mut socklen_t, flags: c_int) -> c_int => layer_accept4 {
+    // SAFETY: the caller's contract for accept4; passed on as it came.
+    let (room, accepted) = unsafe { (Room::of(address, length), real!(accept4)(fd, address, length, flags)) };
+    if accepted >= 0 {
+        room.put(names::accepted(accepted));
+    }
+    accepted
+} }
+
+hook! { unsafe fn getpeername(fd: c_int, address: *mut sockaddr, length: *mut socklen_t) -> c_int => layer_getpeername {
+    // SAFETY: the caller's contract for getpeername; passed on as it came.
+    let (room, result) = unsafe { (Room::of(address, length), real!(getpeername)(fd, address, length)) };
+    if result == 0 {
+        room.put(names::peer(fd));
+    }
+    result
+} }
+
+hook! { unsafe fn getsockname(fd: c_int, address: *mut sockaddr, length: *mut socklen_t) -> c_int => layer_getsockname {
+    // SAFETY: the caller's contract for getsockname; passed on as it came.
+    let (room, result) = unsafe { (Room::of(address, length), real!(getsockname)(fd, address, length)) };
+    if result == 0 {
+        room.put(names::local(fd));
+    }
+    result
+} }
+
+hook! { unsafe fn connect(fd: c_int, address: *const sockaddr, length: socklen_t) -> c_int => layer_connect {
+    // SAFETY: the caller's contract for connect.
+    let moved = unsafe { sys::inet(address, length) }.and_then(|asked| ops::moved(fd, asked)).map(Name::of);
+    let (address, length) = moved.as_ref().map_or((address, length), Name::as_raw);
+    // SAFETY: passed on as it came, or with an address of ours that lives until after the call.
+    unsafe { real!(connect)(fd, address, length) }
+} }
+
+hook! { unsafe fn close(fd: c_int) -> c_int => layer_close {
+    match ops::closing(fd) {
+        Closing::Ours => fail(libc::EBADF),
+        // SAFETY: passed on as it came.
+        Closing::Theirs => unsafe { real!(close)(fd) },
+    }
+} }
+
+hook! { unsafe fn dup2(old: c_int, new: c_int) -> c_int => layer_dup2 {
+    ops::replacing(old, new);
+    // SAFETY: passed on as it came.
+    unsafe { real!(dup2)(old, new) }
+} }
+
+hook! { unsafe fn dup3(old: c_int, new: c_int, flags: c_int) -> c_int => layer_dup3 {
+    ops::replacing(old, new);
+    // SAFETY: passed on as it came.
+    unsafe { real!(dup3)(old, new, flags) }
+} }
+
+hook! { unsafe fn close_range(first: c_uint, last: c_uint, flags: c_int) -> c_int => layer_close_range {
+    if first > last || flags & libc::CLOSE_RANGE_CLOEXEC as c_int != 0 {
+        return sys::close_range(first, last, flags);
+    }
+    let ranges = ops::closing_range(first, last);
+    ranges.into_iter().map(|(first, last)| sys::close_range(first, last, flags)).min().unwrap_or(0)
+} }
+
+hook! { unsafe fn closefrom(first: c_int) -> () => layer_closefrom {
+    for (first, last) in ops::closing_range(first.max(0) as c_uint, c_uint::MAX) {
+        if sys::close_range(first, last, 0) != 0 {
+            // SAFETY: passed on as it came; a kernel without close_range.
+            unsafe { real!(closefrom)(first as c_int) };
+        }
+    }
+} }
+
+// Variadic in C. On x86_64 and aarch64 fixed arguments lie where variadic ones do. libuv closes its sockets this way.
+hook! { unsafe fn syscall(number: c_long, a: c_long, b: c_long, c: c_long, d: c_long, e: c_long, f: c_long) -> c_long => layer_syscall {
+    if number == libc::SYS_close && ops::closing(a as c_int) == Closing::Ours {
+        return fail(libc::EBADF).into();
+    }
+    // SAFETY: passed on as it came.
+    unsafe { real!(syscall)(number, a, b, c, d, e, f) }
+} }

@@ -1,0 +1,260 @@
+//! What bind, listen, connect and close mean for the session.
+
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+
+use mirrord_protocol::layer::{Listener, Message, Reply};
+
+use crate::{
+    names::canonical,
+    state::{self, Bound, State, Told},
+    sys::{self, Errno, Identity},
+};
+
+/// Most addresses of other processes that a process remembers having connected to.
+const MAX_ELSEWHERE: usize = 256;
+
+/// Binds a TCP socket to a port that the program chose, or somewhere else if that is not to be had on this machine, which the
+/// program is not told. `None`: nothing to do with us.
+pub fn bind(fd: i32, asked: SocketAddr) -> Option<Result<(), Errno>> {
+    if asked.port() == 0 {
+        return None;
+    }
+    state::with(|state| {
+        let identity = sys::socket(fd).filter(|_| sys::is_tcp(fd))?;
+        // The kernel does not know that the address of a moved listener is taken.
+        let moved = holder(state, asked, identity).filter(|listener| listener.asked != listener.bound);
+        let result = match moved {
+            Some(listener) => join(fd, listener),
+            None => sys::bind(fd, asked).or_else(|errno| bind_elsewhere(state, fd, identity, asked, errno)),
+        };
+        if result.is_ok() {
+            let bound = sys::local(fd).unwrap_or(asked);
+            state.add(identity, Listener { asked, bound });
+        }
+        Some(result)
+    })?
+}
+
+// Another socket of this process that believes to have the address.
+fn holder(state: &State, asked: SocketAddr, identity: Identity) -> Option<Listener> {
+    let taken = |socket: &&Bound| socket.identity != identity && overlap(socket.listener.asked, asked);
+    let found = state.tables(|tables| tables.sockets.iter().find(taken).copied())?;
+    if holds(found.identity, |_| true) {
+        return Some(found.listener);
+    }
+    state.tables(|tables| tables.sockets.retain(|socket| socket.identity != found.identity));
+    None
+}
+
+// The session has the address already: taken, unless both share it.
+fn join(fd: i32, listener: Listener) -> Result<(), Errno> {
+    match sys::shares_port(fd) {
+        true if listener.asked != listener.bound => sys::bind(fd, listener.bound),
+        _ => Err(libc::EADDRINUSE),
+    }
+}
+
+fn bind_elsewhere(state: &State, fd: i32, identity: Identity, asked: SocketAddr, errno: Errno) -> Result<(), Errno> {
+    let loopback = match asked {
+        SocketAddr::V4(_) => IpAddr::V4(Ipv4Addr::LOCALHOST),
+        SocketAddr::V6(_) => IpAddr::V6(Ipv6Addr::LOCALHOST),
+    };
+    let candidates = match errno {
+        libc::EADDRINUSE | libc::EACCES => vec![SocketAddr::new(asked.ip(), 0)],
+        libc::EADDRNOTAVAIL => vec![SocketAddr::new(loopback, asked.port()), SocketAddr::new(loopback, 0)],
+        _ => return Err(errno),
+    };
+    if let Some(listener) = holder(state, asked, identity) {
+        return join(fd, listener);
+    }
+    match state.question(&Message::Find { asked }) {
+        Ok(Reply::Moved(None)) => candidates.into_iter().find_map(|to| sys::bind(fd, to).ok()).ok_or(errno),
+        Ok(Reply::Moved(Some(bound))) => join(fd, Listener { asked, bound }),
+        // Without a session the program meets what it would meet without us.
+        _ => Err(errno),
+    }
+}
+
+/// A socket listens now. Returns once the target's traffic for its port can arrive, or will not.
+pub fn listening(fd: i32) {
+    if !state::get().is_some_and(State::has_sockets) {
+        return;
+    }
+    state::with(|state| {
+        let identity = sys::socket(fd)?;
+        let find = |tables: &mut state::Tables| tables.sockets.iter().find(|socket| socket.identity == identity).copied();
+        let found = state.tables(find)?;
+        let told = match state.change(&Message::Listen(found.listener)) {
+            Ok(Reply::Done) => Told::Subscribed,
+            Ok(_) => Told::Local,
+            Err(_) => return None,
+        };
+        let mut sockets = |tables: &mut state::Tables| {
+            tables.sockets.iter_mut().filter(|socket| socket.identity == identity).for_each(|socket| socket.told = told);
+        };
+        state.tables(&mut sockets);
+        Some(())
+    });
+}
+
+/// Where a TCP connection to `asked` has to go: a listener of the session that is elsewhere than the program believes.
+pub fn moved(fd: i32, asked: SocketAddr) -> Option<SocketAddr> {
+    let state = state::get()?;
+    let ip = asked.ip().to_canonical();
+    let is_here = ip.is_loopback() || ip.is_unspecified();
+    if asked.port() == 0 || !(is_here || state.has_sockets()) {
+        return None;
+    }
+    state::with(|state| {
+        if !sys::is_tcp(fd) {
+            return None;
+        }
+        let wanted = canonical(asked);
+        let here = state.tables(|tables| tables.sockets.iter().map(|socket| socket.listener).find(|own| covers(own.asked, wanted)));
+        let bound = match here {
+            Some(listener) => listener.bound,
+            None if is_here => match state.question(&Message::Find { asked: wanted }) {
+                Ok(Reply::Moved(Some(bound))) => bound,
+                _ => return None,
+            },
+            None => return None,
+        };
+        let ip = if bound.ip().is_unspecified() { asked.ip() } else { bound.ip() };
+        let to = sys::in_family_of(asked, SocketAddr::new(ip, bound.port()))?;
+        if to == asked {
+            return None;
+        }
+        state.tables(|tables| {
+            tables.elsewhere.retain(|listener| listener.bound != to);
+            tables.elsewhere.push_back(Listener { asked, bound: to });
+            if tables.elsewhere.len() > MAX_ELSEWHERE {
+                tables.elsewhere.pop_front();
+            }
+        });
+        Some(to)
+    })?
+}
+
+/// What is to become of a descriptor that the program closes.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Closing {
+    /// It is the program's.
+    Theirs,
+    /// It is the layer's own: for the program it is not open.
+    Ours,
+}
+
+/// The program closes a descriptor. If it is the last one of a listener, the target has the traffic back before it is closed.
+pub fn closing(fd: i32) -> Closing {
+    let Some(state) = state::get() else { return Closing::Theirs };
+    if state.owns(fd) && state::with(|state| state.descriptors().contains(&fd)) == Some(true) {
+        return Closing::Ours;
+    }
+    if state.has_sockets() {
+        state::with(|state| {
+            let identity = sys::socket(fd)?;
+            forget(state, |other| other == identity, |other| other != fd);
+            Some(())
+        });
+    }
+    Closing::Theirs
+}
+
+/// `dup2` puts something else in a descriptor's place: that closes it.
+pub fn replacing(old: i32, new: i32) {
+    let Some(state) = state::get() else { return };
+    if old == new || !(state.owns(new) || state.has_sockets()) || sys::identity(old).is_none() {
+        return;
+    }
+    if state.owns(new) {
+        state::with(|state| state.make_way(new));
+    } else if sys::socket(old) != sys::socket(new) {
+        closing(new);
+    }
+}
+
+/// The program closes all descriptors from `first` to `last`. Returns the ranges without the layer's own.
+pub fn closing_range(first: u32, last: u32) -> Vec<(u32, u32)> {
+    let kept = state::with(|state| {
+        let inside = |fd: i32| (first..=last).contains(&(fd as u32));
+        if state.has_sockets() {
+            forget(state, |_| true, |fd| !inside(fd));
+        }
+        let mut kept: Vec<_> = state.descriptors().into_iter().filter(|fd| inside(*fd)).map(|fd| fd as u32).collect();
+        kept.sort_unstable();
+        kept
+    });
+    around(first, last, &kept.unwrap_or_default())
+}
+
+fn around(first: u32, last: u32, kept: &[u32]) -> Vec<(u32, u32)> {
+    let mut ranges = Vec::new();
+    let mut from = Some(first);
+    for fd in kept {
+        match from {
+            Some(start) if start < *fd => ranges.push((start, fd - 1)),
+            _ => {}
+        }
+        from = fd.checked_add(1);
+    }
+    ranges.extend(from.filter(|start| *start <= last).map(|start| (start, last)));
+    ranges
+}
+
+// Drops the sockets of which the process holds none of the descriptors that are to stay.
+fn forget(state: &State, which: impl Fn(Identity) -> bool, stays: impl Fn(i32) -> bool) {
+    let candidates: Vec<_> = state.tables(|tables| tables.sockets.iter().filter(|socket| which(socket.identity)).copied().collect());
+    for gone in candidates.into_iter().filter(|socket| !holds(socket.identity, &stays)) {
+        let is_last = state.tables(|tables| {
+            tables.sockets.retain(|socket| socket.identity != gone.identity);
+            let mut others = tables.sockets.iter();
+            !others.any(|socket| socket.told != Told::Nothing && socket.listener.bound == gone.listener.bound)
+        });
+        if gone.told != Told::Nothing && is_last {
+            // Without an answer it ends with the line, or when the kernel has no such listener any more.
+            drop(state.change(&Message::Close { bound: gone.listener.bound }));
+        }
+    }
+}
+
+fn holds(identity: Identity, which: impl Fn(i32) -> bool) -> bool {
+    sys::descriptors().into_iter().any(|fd| which(fd) && sys::socket(fd) == Some(identity))
+}
+
+/// Whether two sockets cannot both have these addresses.
+fn overlap(one: SocketAddr, other: SocketAddr) -> bool {
+    let is_any = one.ip().is_unspecified() || other.ip().is_unspecified();
+    one.port() == other.port() && one.is_ipv4() == other.is_ipv4() && (is_any || one.ip() == other.ip())
+}
+
+/// Whether a listener at `listener` gets connections to `to`, which is canonical.
+fn covers(listener: SocketAddr, to: SocketAddr) -> bool {
+    let listener = canonical(listener);
+    let same_family = listener.is_ipv4() == to.is_ipv4();
+    let any = listener.ip().is_unspecified() && (same_family || listener.is_ipv6());
+    listener.port() == to.port() && (any || listener.ip() == to.ip() || same_family && to.ip().is_unspecified())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_range_leaves_out_what_is_ours() {
+        assert_eq!(around(3, u32::MAX, &[]), [(3, u32::MAX)]);
+        assert_eq!(around(3, u32::MAX, &[1000, 1001]), [(3, 999), (1002, u32::MAX)]);
+        assert_eq!(around(1000, 1001, &[1000, 1001]), []);
+        assert_eq!(around(5, 5, &[5]), []);
+    }
+
+    #[test]
+    fn a_listener_on_all_addresses_covers_each_of_them() {
+        let covered = |listener: &str, to: &str| covers(listener.parse().unwrap(), to.parse().unwrap());
+        assert!(covered("0.0.0.0:80", "127.0.0.1:80"));
+        assert!(covered("[::]:80", "127.0.0.1:80"));
+        assert!(covered("127.0.0.1:80", "0.0.0.0:80"));
+        assert!(!covered("0.0.0.0:80", "[::1]:80"));
+        assert!(!covered("127.0.0.2:80", "127.0.0.1:80"));
+        assert!(!covered("0.0.0.0:80", "127.0.0.1:81"));
+    }
+}
