@@ -1,5 +1,21 @@
 //! The program in the target's network namespace: redirect, gateway, sessions.
+//!
+//! ```text
+//! clients of the pod ──redirect──► worker (listener, gateway, filters) ──► pod
+//!                                     │ delivery connection
+//! intproxy ◄──────────────────────────┘
+//! intproxy ──/v1──► control ──► sessions ──► app ──► workers' tables, then redirect
+//! ```
+
+pub mod app;
+pub mod control;
+pub mod counters;
+pub mod gateway;
 pub mod guard;
 pub mod netns;
+pub mod process;
 pub mod redirect;
+pub mod sessions;
+pub mod settings;
 pub mod socket;
+pub mod worker;

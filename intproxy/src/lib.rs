@@ -1,5 +1,72 @@
-//! The local proxy of one session: layers on one side, the tunnel to the agent on the other.
+//! The local proxy of one session: layers on one side, the tunnel to the agent on the other. Run by the command line as a
+//! process of its own (`mirrord intproxy`), it takes [`settings::Settings`] on standard input and reports on standard output.
 
 #![forbid(unsafe_code)]
 
+mod agent;
+mod delivery;
+pub mod layers;
+mod session;
 pub mod settings;
+
+use std::{
+    io::{self, BufRead, Read, Write},
+    os::fd::AsFd,
+    process::ExitCode,
+};
+
+use mirrord_protocol::control::ErrorReply;
+use tokio::net::unix::pipe;
+
+use session::{End, Session};
+use settings::{Report, Settings};
+
+/// Longest settings line, bytes: filters' configurations are the bulk of it.
+const MAX_SETTINGS: u64 = 16 << 20;
+
+/// Runs a session as the settings on standard input say, until standard input ends.
+pub fn run() -> ExitCode {
+    match start() {
+        Ok(End::Orderly) => ExitCode::SUCCESS,
+        Ok(End::Lost(reply)) => {
+            report(Report::Lost(reply));
+            ExitCode::FAILURE
+        }
+        Err(reply) => {
+            report(Report::Failed(reply));
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn start() -> Result<End, ErrorReply> {
+    let internal = |error: &dyn std::fmt::Display| ErrorReply {
+        error: format!("the local proxy cannot start: {error}"),
+        help: "`mirrord exec` starts it; it is not run by hand".into(),
+    };
+    let settings = read_settings().map_err(|error| internal(&error))?;
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(|error| internal(&error))?;
+    let tasks = tokio::task::LocalSet::new();
+    tasks.block_on(&runtime, async {
+        let stdin = io::stdin().as_fd().try_clone_to_owned().map_err(|error| internal(&error))?;
+        let stdin = pipe::Receiver::from_owned_fd(stdin).map_err(|error| internal(&error))?;
+        let session = Session::open(&settings).await?;
+        report(Report::Ready { layer_address: session.layer_address() });
+        Ok(session.serve(session::lifeline(stdin), report).await)
+    })
+}
+
+/// Reads one line without reading on: what follows is the lifeline.
+fn read_settings() -> io::Result<Settings> {
+    let mut line = Vec::new();
+    io::stdin().lock().take(MAX_SETTINGS).read_until(b'\n', &mut line)?;
+    serde_json::from_slice(&line).map_err(io::Error::from)
+}
+
+/// One line on standard output. Nobody reads it any more if the command line is gone; then the lifeline has ended too.
+fn report(report: Report) {
+    if let Ok(line) = serde_json::to_string(&report) {
+        let mut stdout = io::stdout().lock();
+        let _ = writeln!(stdout, "{line}").and_then(|()| stdout.flush());
+    }
+}

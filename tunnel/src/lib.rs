@@ -12,12 +12,14 @@
 #![warn(missing_docs)]
 
 mod connection;
+mod copy;
 mod gather;
 mod stream;
 #[cfg(test)]
 mod tests;
 
 pub use connection::{Client, Offer, Refusal, Server};
+pub use copy::copy;
 pub use stream::Stream;
 
 /// Window of one stream, bytes: what a reader that has stopped can make its peer hold.

@@ -121,3 +121,25 @@ fn a_dropped_stream_is_reset() {
         assert_eq!(driver.await.unwrap(), Err(std::io::ErrorKind::ConnectionReset));
     });
 }
+
+#[test]
+fn a_copy_passes_on_half_closes_and_stops_at_errors() {
+    on_one_thread(async {
+        let ((mut near, left), (right, mut far)) = (duplex(16), duplex(16));
+        let copying = tokio::task::spawn_local(crate::copy(left, right));
+        let asking = tokio::task::spawn_local(async move {
+            near.write_all(&[7; 1000]).await.unwrap();
+            near.shutdown().await.unwrap();
+            let mut answer = Vec::new();
+            near.read_to_end(&mut answer).await.unwrap();
+            answer
+        });
+        let mut asked = Vec::new();
+        far.read_to_end(&mut asked).await.unwrap();
+        assert_eq!(asked, [7; 1000], "the end of the question arrives while the answer is still open");
+        far.write_all(&[8; 1000]).await.unwrap();
+        drop(far);
+        assert_eq!(asking.await.unwrap(), [8; 1000]);
+        copying.await.unwrap().unwrap();
+    });
+}

@@ -1,0 +1,314 @@
+//! The agent as a whole: acquires everything that can fail (`App::new`), then serves (`App::run`) until it is told to stop or
+//! nobody needs it any more, and leaves in the order that keeps the pod's traffic whole: redirect first, then the gateway.
+
+use std::{
+    cell::{Cell, RefCell},
+    collections::BTreeSet,
+    io,
+    os::unix::fs::{DirBuilderExt, PermissionsExt},
+    path::{Path, PathBuf},
+    rc::Rc,
+    sync::{Arc, Mutex, atomic::Ordering::Relaxed},
+    time::Duration,
+};
+
+use mirrord_filters::{Engine, EngineSettings};
+use mirrord_protocol::control::{ErrorReply, Event};
+use tokio::{
+    net::UnixListener,
+    signal::unix::{SignalKind, signal},
+    sync::{Notify, oneshot},
+    time::Instant,
+};
+
+use crate::{
+    control,
+    counters::Counters,
+    gateway::steer::SessionId,
+    netns::NetNs,
+    redirect::{Options, RedirectError, Redirector},
+    sessions::{Session, Sessions},
+    settings::Settings,
+    socket,
+    worker::{self, Handle, Order},
+};
+
+/// The first session must come within this time, else whoever started the agent is gone.
+const FIRST_SESSION: Duration = Duration::from_secs(15);
+/// How often a draining agent looks whether the last connection has ended.
+const DRAIN_CHECK: Duration = Duration::from_millis(20);
+
+/// The running agent; lives on the control thread.
+pub struct App {
+    settings: Settings,
+    pub engine: Engine,
+    pub sessions: RefCell<Sessions>,
+    workers: Vec<Handle>,
+    counters: Arc<Counters>,
+    redirector: Arc<Mutex<Option<Redirector>>>,
+    /// Held while tables and rules are brought into line with the sessions, so that changes do not overtake each other.
+    changing: tokio::sync::Mutex<()>,
+    /// Someone came or went.
+    changed: Notify,
+    /// Open control connections.
+    callers: Cell<usize>,
+    any_session_yet: Cell<bool>,
+    listener: UnixListener,
+}
+
+/// A failure that ends the agent or a request, for the person who ran the command.
+pub fn failure(error: impl ToString, help: impl Into<String>) -> ErrorReply {
+    ErrorReply { error: error.to_string(), help: help.into() }
+}
+
+impl App {
+    /// Enters the namespace, opens listeners, starts workers and guard. Nothing is redirected yet.
+    pub async fn new(settings: Settings) -> Result<Rc<Self>, ErrorReply> {
+        detach();
+        let netns = NetNs::open(&settings.netns).map_err(|error| failure(error, ""))?;
+        let listener = bind(&settings.socket)?;
+        let engine = EngineSettings { cache_dir: settings.cache_folder(), ..EngineSettings::default() };
+        let engine = Engine::new(engine).map_err(|error| failure(error, ""))?;
+        let counters = Arc::new(Counters::default());
+
+        let count = settings.workers();
+        let opened = netns.spawn("open", move || open_listeners(count)).map_err(|error| failure(error, ""))?.join();
+        let listeners = match opened {
+            Ok(Some(listeners)) => listeners.map_err(|error| failure(format!("cannot listen in the target: {error}"), ""))?,
+            _ => return Err(failure("cannot listen in the target", "see the agent's log (MIRRORD_AGENT_LOG=FILE)")),
+        };
+        let port = listeners.first().map_or(0, |first| first.port);
+        let options = Options {
+            remove_files: vec![settings.socket.clone()],
+            remove_folders: settings.socket.parent().map(Path::to_owned).into_iter().collect(),
+            ..Options::default()
+        };
+        let redirector = Redirector::start(&netns, port, options).map_err(|error| failure(error, ""))?;
+        let pod = redirector.pod_connector();
+        let start = |(index, listeners)| worker::start(index, &netns, listeners, pod, counters.clone());
+        let workers: Result<Vec<_>, _> = (0..count).zip(listeners).map(start).collect();
+        let workers = workers.map_err(|error| failure(error, ""))?;
+        tracing::info!(netns = %settings.netns.display(), workers = count, gateway_port = port, "the agent is ready");
+
+        Ok(Rc::new(Self {
+            settings,
+            engine,
+            sessions: RefCell::default(),
+            workers,
+            counters,
+            redirector: Arc::new(Mutex::new(Some(redirector))),
+            changing: tokio::sync::Mutex::default(),
+            changed: Notify::new(),
+            callers: Cell::new(0),
+            any_session_yet: Cell::new(false),
+            listener,
+        }))
+    }
+
+    /// Serves until nobody needs the agent, or SIGTERM.
+    pub async fn run(self: Rc<Self>) -> Result<(), ErrorReply> {
+        let mut terminate = signal(SignalKind::terminate()).map_err(|error| failure(error, ""))?;
+        tokio::select! {
+            () = self.clone().accept() => {}
+            () = self.idle() => tracing::info!("the last session has gone and its connections have drained"),
+            _ = terminate.recv() => {
+                tracing::info!("SIGTERM: the pod gets its traffic back");
+                self.dismiss("the agent was told to stop").await;
+            }
+        }
+        self.finish()
+    }
+
+    async fn accept(self: Rc<Self>) {
+        loop {
+            match self.listener.accept().await {
+                Ok((socket, _)) => {
+                    tokio::task::spawn_local(control::serve(self.clone(), socket));
+                }
+                Err(error) => {
+                    tracing::warn!(%error, "cannot accept a control connection");
+                    tokio::time::sleep(DRAIN_CHECK).await;
+                }
+            }
+        }
+    }
+
+    /// Counts a control connection as long as the value lives.
+    pub fn caller(self: &Rc<Self>) -> Caller {
+        self.callers.set(self.callers.get() + 1);
+        Caller(self.clone())
+    }
+
+    fn is_needed(&self) -> bool {
+        self.callers.get() > 0 || !self.sessions.borrow().is_empty()
+    }
+
+    /// Ends when nobody is here and nothing is open. A session that comes meanwhile is served.
+    async fn idle(&self) {
+        let first_session = Instant::now() + FIRST_SESSION;
+        loop {
+            let waits_for_first = !self.any_session_yet.get() && Instant::now() < first_session;
+            if !self.is_needed() && !waits_for_first && self.is_drained() {
+                return;
+            }
+            // Only a drain is looked at again and again; else the next change wakes us.
+            let again = if self.is_needed() { Duration::from_secs(3600) } else { DRAIN_CHECK };
+            let _ = tokio::time::timeout(again, self.changed.notified()).await;
+        }
+    }
+
+    fn is_drained(&self) -> bool {
+        self.counters.open.load(Relaxed) == 0
+    }
+
+    /// Number of workers, for the session's delivery connections.
+    pub fn worker_count(&self) -> u16 {
+        self.workers.len() as u16
+    }
+
+    /// Adds a session to the registry and to all workers.
+    pub fn open_session(&self, session: Session) {
+        self.any_session_yet.set(true);
+        for worker in &self.workers {
+            let _ = worker.orders.send(Order::AddSession(session.spec.clone()));
+        }
+        tracing::info!(session = session.spec.id, owner = %session.owner, mode = ?session.spec.mode, "a session begins");
+        self.sessions.borrow_mut().insert(session);
+        self.changed.notify_one();
+    }
+
+    /// Ends a session: its ports go back to whoever else subscribes them, else to the pod alone.
+    pub async fn close_session(&self, id: SessionId) {
+        let Some(session) = self.sessions.borrow_mut().remove(id) else { return };
+        if !session.ports.is_empty()
+            && let Err(error) = self.apply().await
+        {
+            tracing::error!(%error, "cannot change the redirect; the gateway passes the traffic on");
+        }
+        for worker in &self.workers {
+            let _ = worker.orders.send(Order::RemoveSession(id));
+        }
+        tracing::info!(session = id, owner = %session.owner, "a session has ended");
+        self.changed.notify_one();
+    }
+
+    /// Hands a delivery connection to its worker; resolves once it is in use.
+    pub async fn link(&self, id: SessionId, worker: u16, socket: std::os::unix::net::UnixStream) {
+        let Some(handle) = self.workers.get(usize::from(worker)) else { return };
+        let (done, in_use) = oneshot::channel();
+        if handle.orders.send(Order::Link(id, socket, done)).is_ok()
+            && in_use.await.is_ok()
+            && let Some(session) = self.sessions.borrow().get(id)
+        {
+            session.linked.send_modify(|linked| {
+                linked.insert(worker);
+            });
+        }
+    }
+
+    /// Brings the workers' tables and then the redirect into line with the sessions. The tables come first: what is redirected
+    /// is known, and what is no longer known goes to the pod.
+    pub async fn apply(&self) -> Result<(), RedirectError> {
+        let _one_at_a_time = self.changing.lock().await;
+        let ports = Arc::new(self.sessions.borrow().ports());
+        let mut acknowledged = Vec::new();
+        for worker in &self.workers {
+            let (done, is_done) = oneshot::channel();
+            let _ = worker.orders.send(Order::SetPorts(ports.clone(), done));
+            acknowledged.push(is_done);
+        }
+        for is_done in acknowledged {
+            let _ = is_done.await;
+        }
+        let redirector = self.redirector.clone();
+        let ports: BTreeSet<u16> = ports.keys().copied().collect();
+        let changed = tokio::task::spawn_blocking(move || match redirector.lock() {
+            Ok(mut redirector) => redirector.as_mut().map_or(Ok(()), |redirector| redirector.set_ports(&ports)),
+            Err(_) => Err(RedirectError::Control),
+        });
+        changed.await.unwrap_or(Err(RedirectError::Control))
+    }
+
+    /// Ends all sessions, redirect first, and gives open connections the grace time.
+    async fn dismiss(&self, reason: &str) {
+        let ids: Vec<_> = self.sessions.borrow().iter().map(|session| session.spec.id).collect();
+        for id in &ids {
+            if let Some(session) = self.sessions.borrow().get(*id) {
+                let _ = session.spec.notices.try_send(Event::Closing { reason: reason.to_owned() });
+            }
+        }
+        for id in ids {
+            self.close_session(id).await;
+        }
+        let deadline = Instant::now() + self.settings.grace();
+        while !self.is_drained() && Instant::now() < deadline {
+            tokio::time::sleep(DRAIN_CHECK).await;
+        }
+    }
+
+    /// Removes the socket and the rules. Nobody can come in between: the socket goes first.
+    fn finish(&self) -> Result<(), ErrorReply> {
+        remove_socket(&self.settings.socket);
+        match self.redirector.lock().map(|mut redirector| redirector.take()) {
+            Ok(Some(redirector)) => redirector.finish().map_err(|error| failure(error, "")),
+            _ => Ok(()),
+        }
+    }
+}
+
+/// An open control connection.
+pub struct Caller(Rc<App>);
+
+impl Drop for Caller {
+    fn drop(&mut self) {
+        self.0.callers.set(self.0.callers.get() - 1);
+        self.0.changed.notify_one();
+    }
+}
+
+fn open_listeners(count: u16) -> io::Result<Vec<socket::Listeners>> {
+    let mut all: Vec<socket::Listeners> = Vec::new();
+    for _ in 0..count {
+        let port = all.first().map_or(0, |first| first.port);
+        all.push(socket::listeners(port)?);
+    }
+    Ok(all)
+}
+
+/// A session of its own, so that the terminal's signals and hang-up are not the agent's; more descriptors if they may be had.
+fn detach() {
+    crate::process::new_session();
+    crate::process::raise_open_files();
+}
+
+/// Binds the control socket with mode 0600 in a folder with mode 0700. A socket file that nobody serves is replaced.
+fn bind(path: &PathBuf) -> Result<UnixListener, ErrorReply> {
+    let help = "run the agent as root, or name another place with --socket";
+    if let Some(folder) = path.parent() {
+        let made = std::fs::DirBuilder::new().recursive(true).mode(0o700).create(folder);
+        made.map_err(|error| failure(format!("cannot make {}: {error}", folder.display()), help))?;
+    }
+    if std::os::unix::net::UnixStream::connect(path).is_ok() {
+        return Err(failure(format!("an agent already serves {}", path.display()), "join it: `mirrord exec` does so by itself"));
+    }
+    remove_socket_file(path);
+    let listener = UnixListener::bind(path).map_err(|error| failure(format!("cannot serve {}: {error}", path.display()), help))?;
+    std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o600)).map_err(|error| failure(error, help))?;
+    Ok(listener)
+}
+
+fn remove_socket_file(path: &Path) {
+    if let Err(error) = std::fs::remove_file(path)
+        && error.kind() != io::ErrorKind::NotFound
+    {
+        tracing::warn!(%error, path = %path.display(), "cannot remove the control socket");
+    }
+}
+
+/// Removes the socket, and its folder if no other agent uses it.
+fn remove_socket(path: &Path) {
+    remove_socket_file(path);
+    if let Some(folder) = path.parent() {
+        let _ = std::fs::remove_dir(folder);
+    }
+}

@@ -1,0 +1,78 @@
+//! The agent's interface: its control socket takes HTTP/2 connections (the `/v1` service) and delivery connections, told apart
+//! by their first bytes.
+
+mod events;
+mod service;
+
+use std::{io, rc::Rc};
+
+use hyper::service::service_fn;
+use hyper_util::rt::{TokioIo, TokioTimer};
+use mirrord_protocol::{
+    deliver::{HELLO_LEN, Hello, MAGIC},
+    limits::HELLO_TIMEOUT,
+};
+use tokio::{io::AsyncReadExt, net::UnixStream};
+
+use crate::app::App;
+use service::Connection;
+
+/// Serves one connection of the control socket to its end.
+pub async fn serve(app: Rc<App>, mut socket: UnixStream) {
+    let caller = app.caller();
+    let mut first = [0; MAGIC.len()];
+    match tokio::time::timeout(HELLO_TIMEOUT, socket.read_exact(&mut first)).await {
+        Ok(Ok(_)) if &first == MAGIC => {
+            if let Err(error) = deliveries(&app, socket).await {
+                tracing::warn!(%error, "a delivery connection was refused");
+            }
+        }
+        Ok(Ok(_)) => exchanges(app, socket, first).await,
+        // A caller that only looked whether we are here.
+        Ok(Err(_)) => {}
+        Err(_) => tracing::debug!("a control connection said nothing"),
+    }
+    drop(caller);
+}
+
+/// Finds the session by the hello's token and hands the socket to the worker.
+async fn deliveries(app: &App, mut socket: UnixStream) -> io::Result<()> {
+    let mut hello = [0; HELLO_LEN];
+    hello[..MAGIC.len()].copy_from_slice(MAGIC);
+    let rest = tokio::time::timeout(HELLO_TIMEOUT, socket.read_exact(&mut hello[MAGIC.len()..])).await;
+    rest.map_err(|_| io::Error::from(io::ErrorKind::TimedOut))??;
+    let hello = Hello::decode(&hello).ok_or_else(|| io::Error::from(io::ErrorKind::InvalidData))?;
+    let id = app.sessions.borrow().by_token(&hello.token).map(|session| session.spec.id);
+    let id = id.ok_or_else(|| io::Error::new(io::ErrorKind::PermissionDenied, "no session has this token"))?;
+    app.link(id, hello.worker, socket.into_std()?).await;
+    Ok(())
+}
+
+async fn exchanges(app: Rc<App>, socket: UnixStream, first: [u8; MAGIC.len()]) {
+    let (prefix, rest) = (io::Cursor::new(first), socket);
+    let (read, write) = rest.into_split();
+    let io = TokioIo::new(tokio::io::join(prefix.chain(read), write));
+    let connection = Rc::new(Connection::new(app));
+    let mut builder = hyper::server::conn::http2::Builder::new(LocalTasks);
+    // A peer that has vanished without a word (a stopped machine) is noticed by pings.
+    builder.timer(TokioTimer::new()).keep_alive_interval(std::time::Duration::from_secs(10)).max_concurrent_streams(256);
+    let service = service_fn(move |request| {
+        let connection = connection.clone();
+        async move { Ok::<_, std::convert::Infallible>(connection.answer(request).await) }
+    });
+    if let Err(error) = builder.serve_connection(io, service).await {
+        tracing::debug!(%error, "a control connection ended");
+    }
+}
+
+/// hyper's tasks stay on the control thread.
+#[derive(Clone, Copy)]
+struct LocalTasks;
+
+impl<F: Future + 'static> hyper::rt::Executor<F> for LocalTasks {
+    fn execute(&self, task: F) {
+        tokio::task::spawn_local(async move {
+            task.await;
+        });
+    }
+}

@@ -1,0 +1,200 @@
+//! The `/v1` exchanges of one control connection (see `mirrord_protocol::control` for the table of them).
+
+use std::{
+    cell::{Cell, RefCell},
+    collections::{BTreeSet, HashMap},
+    rc::Rc,
+    time::Duration,
+};
+
+use bytes::Bytes;
+use http_body_util::{BodyExt, Limited};
+use hyper::{Method, Request, Response, StatusCode, body::Incoming};
+use mirrord_filters::{Filter, Limits, Module};
+use mirrord_protocol::{
+    control::{self, ErrorReply, Event, FilterReply, Level, SessionRequest},
+    deliver::token_to_hex,
+    limits::{MAX_CHAIN, MAX_CONTROL_BODY, MAX_FILTER_CONFIG, MAX_FILTER_MODULE},
+};
+use tokio::sync::{mpsc, watch};
+
+use super::events::{EndSession, Events, Reply};
+use crate::{
+    app::{App, failure},
+    gateway::steer::SessionId,
+    sessions::{Session, SessionSpec},
+};
+
+/// Events that wait for a session's user; more are dropped.
+const EVENT_ROOM: usize = 64;
+/// How long the intproxy may take to dial its delivery connections before its first subscription.
+const LINK_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// What one control connection has: uploaded filters and at most one session.
+pub struct Connection {
+    app: Rc<App>,
+    modules: RefCell<HashMap<String, Module>>,
+    session: Cell<Option<SessionId>>,
+}
+
+/// A reply with a status ≥ 400.
+struct Failure(StatusCode, ErrorReply);
+
+fn refused(status: StatusCode, error: impl ToString, help: &str) -> Failure {
+    Failure(status, failure(error, help))
+}
+
+impl Connection {
+    pub fn new(app: Rc<App>) -> Self {
+        Self { app, modules: RefCell::default(), session: Cell::default() }
+    }
+
+    /// Answers one exchange; never fails, since a failure is an answer.
+    pub async fn answer(&self, request: Request<Incoming>) -> Response<Reply> {
+        let (status, reply) = match self.route(request).await {
+            Ok(reply) => (StatusCode::OK, reply),
+            Err(Failure(status, reply)) => (status, json(&reply)),
+        };
+        let mut response = Response::new(reply);
+        *response.status_mut() = status;
+        response
+    }
+
+    async fn route(&self, request: Request<Incoming>) -> Result<Reply, Failure> {
+        let path = request.uri().path().to_owned();
+        match (request.method(), path.as_str()) {
+            (&Method::POST, control::FILTERS) => self.upload(request).await,
+            (&Method::POST, control::SESSION) => self.open(request).await,
+            (method @ (&Method::PUT | &Method::DELETE), path) => {
+                let port = path.strip_prefix(control::SUBSCRIPTIONS).and_then(|port| port.parse().ok()).filter(|port| *port != 0);
+                let port = port.ok_or_else(|| refused(StatusCode::NOT_FOUND, format!("no such path: {path}"), "name a port from 1 to 65535"))?;
+                if method == Method::PUT { self.subscribe(port).await } else { self.unsubscribe(port).await }
+            }
+            (method, path) => Err(refused(
+                StatusCode::NOT_FOUND,
+                format!("this agent (version {}) does not know {method} {path}", env!("CARGO_PKG_VERSION")),
+                "use an agent and a command line of the same version",
+            )),
+        }
+    }
+
+    async fn upload(&self, request: Request<Incoming>) -> Result<Reply, Failure> {
+        let name = request.headers().get(control::FILTER_NAME).and_then(|name| name.to_str().ok()).unwrap_or("filter").to_owned();
+        if self.modules.borrow().len() >= MAX_CHAIN {
+            return Err(refused(StatusCode::BAD_REQUEST, format!("more than {MAX_CHAIN} filters"), "use fewer filters in one session"));
+        }
+        let wasm = body(request, MAX_FILTER_MODULE).await?;
+        let engine = self.app.engine.clone();
+        let loaded = tokio::task::spawn_blocking(move || engine.load(&name, &wasm)).await;
+        let module = loaded
+            .map_err(|_| refused(StatusCode::INTERNAL_SERVER_ERROR, "the compiler of filters failed", "report this filter"))?
+            .map_err(|error| refused(StatusCode::UNPROCESSABLE_ENTITY, error, ""))?;
+        let reply = FilterReply { sha256: module.sha256().to_owned() };
+        self.modules.borrow_mut().insert(reply.sha256.clone(), module);
+        Ok(json(&reply))
+    }
+
+    async fn open(&self, request: Request<Incoming>) -> Result<Reply, Failure> {
+        let bytes = body(request, MAX_CONTROL_BODY).await?;
+        let request: SessionRequest = serde_json::from_slice(&bytes)
+            .map_err(|error| refused(StatusCode::BAD_REQUEST, format!("a session request that cannot be read: {error}"), "use matching versions"))?;
+        if self.session.get().is_some() {
+            return Err(refused(StatusCode::CONFLICT, "this connection has a session already", "open another connection"));
+        }
+        let filters = self.chain(&request).await?;
+        let id = self.app.sessions.borrow_mut().new_id().map_err(|error| refused(StatusCode::TOO_MANY_REQUESTS, error, "end one of them"))?;
+        let token = random_token().map_err(|error| refused(StatusCode::INTERNAL_SERVER_ERROR, error, ""))?;
+        let (notices, lines) = mpsc::channel(EVENT_ROOM);
+        let _ = notices.try_send(Event::Opened { id, token: token_to_hex(&token), workers: self.app.worker_count() });
+        let spec = SessionSpec { id, mode: request.mode, ambiguous: request.ambiguous, filters, notices };
+        let (owner, priority) = (request.owner, request.priority);
+        self.app.open_session(Session { spec, owner, priority, token, ports: BTreeSet::new(), linked: watch::Sender::default() });
+        self.session.set(Some(id));
+        Ok(Reply::Events(Events { lines, ends: EndSession { app: self.app.clone(), id } }))
+    }
+
+    /// Configures the chain's filters; each that refuses its configuration says so in its own words.
+    async fn chain(&self, request: &SessionRequest) -> Result<Vec<Filter>, Failure> {
+        if request.chain.len() > MAX_CHAIN {
+            return Err(refused(StatusCode::BAD_REQUEST, format!("more than {MAX_CHAIN} filters"), "use fewer filters in one session"));
+        }
+        let mut filters = Vec::new();
+        for link in &request.chain {
+            if link.config.len() > MAX_FILTER_CONFIG {
+                let error = format!("a filter's configuration is longer than {MAX_FILTER_CONFIG} bytes");
+                return Err(refused(StatusCode::PAYLOAD_TOO_LARGE, error, "shorten it"));
+            }
+            let module = self.modules.borrow().get(&link.sha256).cloned();
+            let module = module.ok_or_else(|| refused(StatusCode::BAD_REQUEST, format!("no filter {} was uploaded", link.sha256), ""))?;
+            let config = link.config.clone();
+            let configured = tokio::task::spawn_blocking(move || module.configure(config.as_bytes(), Limits::default())).await;
+            filters.push(
+                configured
+                    .map_err(|_| refused(StatusCode::INTERNAL_SERVER_ERROR, "a filter could not be configured", "report this filter"))?
+                    .map_err(|error| refused(StatusCode::UNPROCESSABLE_ENTITY, error, ""))?,
+            );
+        }
+        Ok(filters)
+    }
+
+    async fn subscribe(&self, port: u16) -> Result<Reply, Failure> {
+        let id = self.own_session()?;
+        self.all_linked(id).await?;
+        let holder = self.app.sessions.borrow_mut().subscribe(id, port).map_err(|error| refused(StatusCode::CONFLICT, error, ""))?;
+        if let Err(error) = self.app.apply().await {
+            self.app.sessions.borrow_mut().unsubscribe(id, port);
+            // The rules are as they were; the tables follow.
+            let _ = self.app.apply().await;
+            return Err(refused(StatusCode::INTERNAL_SERVER_ERROR, error, ""));
+        }
+        if let Some(holder) = holder
+            && let Some(session) = self.app.sessions.borrow().get(id)
+        {
+            let message = format!("{holder} already takes the whole of port {port}: this session gets its traffic when that one ends");
+            let _ = session.spec.notices.try_send(Event::Notice { level: Level::Warn, message });
+        }
+        tracing::info!(session = id, port, "a port is subscribed");
+        Ok(Reply::Bytes(None))
+    }
+
+    async fn unsubscribe(&self, port: u16) -> Result<Reply, Failure> {
+        let id = self.own_session()?;
+        self.app.sessions.borrow_mut().unsubscribe(id, port);
+        self.app.apply().await.map_err(|error| refused(StatusCode::INTERNAL_SERVER_ERROR, error, ""))?;
+        tracing::info!(session = id, port, "a port is unsubscribed");
+        Ok(Reply::Bytes(None))
+    }
+
+    fn own_session(&self) -> Result<SessionId, Failure> {
+        self.session.get().ok_or_else(|| refused(StatusCode::CONFLICT, "this connection has no session", "open one first"))
+    }
+
+    /// Waits until each worker can deliver to the session: a worker that cannot would pass what should be stolen.
+    async fn all_linked(&self, id: SessionId) -> Result<(), Failure> {
+        let linked = self.app.sessions.borrow().get(id).map(|session| session.linked.subscribe());
+        let mut linked = linked.ok_or_else(|| refused(StatusCode::CONFLICT, "the session has ended", ""))?;
+        let workers = usize::from(self.app.worker_count());
+        match tokio::time::timeout(LINK_TIMEOUT, linked.wait_for(|linked| linked.len() == workers)).await {
+            Ok(Ok(_)) => Ok(()),
+            _ => Err(refused(StatusCode::CONFLICT, "the session has not dialled its delivery connections", "use matching versions")),
+        }
+    }
+}
+
+async fn body(request: Request<Incoming>, limit: usize) -> Result<Bytes, Failure> {
+    let collected = Limited::new(request.into_body(), limit).collect().await;
+    let error = |error| refused(StatusCode::PAYLOAD_TOO_LARGE, format!("cannot read the request: {error}"), "");
+    Ok(collected.map_err(error)?.to_bytes())
+}
+
+fn json(value: &impl serde::Serialize) -> Reply {
+    Reply::Bytes(serde_json::to_vec(value).ok().map(Bytes::from))
+}
+
+/// 128 bits that nobody can guess.
+fn random_token() -> std::io::Result<[u8; 16]> {
+    use std::io::Read;
+    let mut token = [0; 16];
+    std::fs::File::open("/dev/urandom")?.read_exact(&mut token)?;
+    Ok(token)
+}

@@ -1,0 +1,158 @@
+//! The sessions of this agent and the ports that they subscribe: plain data on the control thread. What follows from it (the
+//! workers' tables, the redirect rules) is made by [`crate::app`] from [`Sessions::ports`].
+
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+
+use mirrord_filters::Filter;
+use mirrord_protocol::{
+    control::{Ambiguous, Event, Mode, Owner},
+    limits::{MAX_PORTS, MAX_SESSIONS},
+};
+use tokio::sync::{mpsc, watch};
+
+use crate::gateway::steer::SessionId;
+
+/// What workers need of a session.
+#[derive(Clone)]
+pub struct SessionSpec {
+    pub id: SessionId,
+    pub mode: Mode,
+    pub ambiguous: Ambiguous,
+    /// The chain, in order; empty: everything is picked.
+    pub filters: Vec<Filter>,
+    /// worker --faults, filters' log lines--> session's user; full means that lines are dropped.
+    pub notices: mpsc::Sender<Event>,
+}
+
+/// One `mirrord exec`.
+pub struct Session {
+    pub spec: SessionSpec,
+    pub owner: Owner,
+    pub priority: i32,
+    pub token: [u8; 16],
+    pub ports: BTreeSet<u16>,
+    /// Delivery connections that have shaken hands with their workers.
+    pub linked: watch::Sender<BTreeSet<u16>>,
+}
+
+/// Why a session or a port was not taken.
+#[derive(Debug, thiserror::Error, PartialEq, Eq)]
+pub enum SessionsError {
+    #[error("this agent has {MAX_SESSIONS} sessions already")]
+    TooManySessions,
+    #[error("a session may subscribe at most {MAX_PORTS} ports")]
+    TooManyPorts,
+    #[error("the session has ended")]
+    Gone,
+}
+
+/// All sessions, by age.
+#[derive(Default)]
+pub struct Sessions {
+    last_id: SessionId,
+    by_id: BTreeMap<SessionId, Session>,
+}
+
+impl Sessions {
+    pub fn is_empty(&self) -> bool {
+        self.by_id.is_empty()
+    }
+
+    /// An id for a new session; ids grow with age.
+    pub fn new_id(&mut self) -> Result<SessionId, SessionsError> {
+        if self.by_id.len() >= MAX_SESSIONS {
+            return Err(SessionsError::TooManySessions);
+        }
+        self.last_id += 1;
+        Ok(self.last_id)
+    }
+
+    pub fn insert(&mut self, session: Session) {
+        self.by_id.insert(session.spec.id, session);
+    }
+
+    pub fn remove(&mut self, id: SessionId) -> Option<Session> {
+        self.by_id.remove(&id)
+    }
+
+    pub fn get(&self, id: SessionId) -> Option<&Session> {
+        self.by_id.get(&id)
+    }
+
+    pub fn by_token(&self, token: &[u8; 16]) -> Option<&Session> {
+        self.by_id.values().find(|session| session.token == *token)
+    }
+
+    pub fn iter(&self) -> impl Iterator<Item = &Session> {
+        self.by_id.values()
+    }
+
+    /// Adds a port to a session. `Ok(Some(owner))`: another session steals the whole port already, so this one waits behind it.
+    pub fn subscribe(&mut self, id: SessionId, port: u16) -> Result<Option<Owner>, SessionsError> {
+        let ahead = |session: &&Session| {
+            session.spec.id != id && session.ports.contains(&port) && session.spec.mode == Mode::Steal && session.spec.filters.is_empty()
+        };
+        let holder = self.by_id.values().find(ahead).map(|session| session.owner.clone());
+        let session = self.by_id.get_mut(&id).ok_or(SessionsError::Gone)?;
+        if session.ports.len() >= MAX_PORTS {
+            return Err(SessionsError::TooManyPorts);
+        }
+        session.ports.insert(port);
+        Ok(holder)
+    }
+
+    pub fn unsubscribe(&mut self, id: SessionId, port: u16) {
+        if let Some(session) = self.by_id.get_mut(&id) {
+            session.ports.remove(&port);
+        }
+    }
+
+    /// The subscribers of each port in the order in which they are asked: higher priority first, then the older.
+    pub fn ports(&self) -> HashMap<u16, Vec<SessionId>> {
+        let mut ports: HashMap<u16, Vec<SessionId>> = HashMap::new();
+        for session in self.by_id.values() {
+            for &port in &session.ports {
+                ports.entry(port).or_default().push(session.spec.id);
+            }
+        }
+        for ids in ports.values_mut() {
+            ids.sort_by_key(|id| (self.by_id.get(id).map_or(0, |session| -i64::from(session.priority)), *id));
+        }
+        ports
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn session(sessions: &mut Sessions, mode: Mode, priority: i32) -> SessionId {
+        let id = sessions.new_id().unwrap();
+        let owner = Owner { user: format!("user{id}"), host: "h".into(), pid: 1, command: "c".into() };
+        let spec = SessionSpec { id, mode, ambiguous: Ambiguous::Pass, filters: Vec::new(), notices: mpsc::channel(1).0 };
+        sessions.insert(Session { spec, owner, priority, token: [id as u8; 16], ports: BTreeSet::new(), linked: watch::Sender::default() });
+        id
+    }
+
+    #[test]
+    fn the_order_is_priority_then_age() {
+        let mut sessions = Sessions::default();
+        let ids: Vec<_> = [0, 5, 0, -1].into_iter().map(|priority| session(&mut sessions, Mode::Mirror, priority)).collect();
+        for &id in ids.iter().rev() {
+            assert_eq!(sessions.subscribe(id, 80), Ok(None));
+        }
+        assert_eq!(sessions.ports()[&80], [ids[1], ids[0], ids[2], ids[3]]);
+    }
+
+    #[test]
+    fn a_second_thief_of_a_whole_port_learns_who_the_first_is() {
+        let mut sessions = Sessions::default();
+        let (first, second) = (session(&mut sessions, Mode::Steal, 0), session(&mut sessions, Mode::Steal, 0));
+        assert_eq!(sessions.subscribe(first, 80), Ok(None));
+        assert_eq!(sessions.subscribe(second, 80).unwrap().unwrap().user, "user1");
+        assert_eq!(sessions.subscribe(second, 81), Ok(None));
+        sessions.remove(first);
+        assert_eq!(sessions.ports()[&80], [second]);
+        assert_eq!(sessions.subscribe(first, 80), Err(SessionsError::Gone));
+    }
+}

@@ -1,0 +1,76 @@
+//! The agent's command line. Users do not type it: `mirrord exec` and the container's manifest do.
+
+use std::{path::PathBuf, time::Duration};
+
+use clap::{Args, Parser, Subcommand};
+
+/// What the program is run as.
+#[derive(Parser, Debug)]
+#[command(name = "mirrord-agent", version, about = "The part of mirrord that runs in the target's network namespace")]
+#[command(args_conflicts_with_subcommands = true)]
+pub struct Command {
+    /// Set when the agent runs itself again as its own guard.
+    #[command(subcommand)]
+    pub role: Option<Role>,
+    /// Settings of the agent proper.
+    #[command(flatten)]
+    pub settings: Settings,
+}
+
+/// What the program may be besides the agent.
+#[derive(Subcommand, Clone, Copy, Debug)]
+pub enum Role {
+    /// Watches the agent that started it and undoes the redirect if it dies (started by the agent itself)
+    #[command(hide = true)]
+    Guard,
+}
+
+/// Settings of the agent.
+#[derive(Args, Clone, Debug)]
+pub struct Settings {
+    /// The target's network namespace, e.g. /run/netns/shop or /proc/7/ns/net
+    #[arg(long, value_name = "PATH", default_value = "/proc/self/ns/net")]
+    pub netns: PathBuf,
+    /// Unix socket to serve on; made with mode 0600
+    #[arg(long, value_name = "PATH", default_value = "/run/mirrord/agent.sock")]
+    pub socket: PathBuf,
+    /// Worker threads; 0: one for each core, at most 4
+    #[arg(long, env = "MIRRORD_AGENT_WORKERS", default_value_t = 0)]
+    pub workers: u16,
+    /// Log filter as for RUST_LOG
+    #[arg(long, env = "MIRRORD_AGENT_RUST_LOG", default_value = "info")]
+    pub log_level: String,
+    /// Folder for compiled filters; empty: no cache
+    #[arg(long, env = "MIRRORD_AGENT_CACHE")]
+    pub cache: Option<PathBuf>,
+    /// Seconds that connections get to end by themselves after SIGTERM
+    #[arg(long, env = "MIRRORD_AGENT_GRACE", default_value_t = 30)]
+    pub grace: u64,
+}
+
+impl Settings {
+    /// How long connections may take to end after SIGTERM.
+    #[must_use]
+    pub fn grace(&self) -> Duration {
+        Duration::from_secs(self.grace)
+    }
+
+    /// Number of worker threads, at least 1.
+    #[must_use]
+    pub fn workers(&self) -> u16 {
+        match self.workers {
+            0 => std::thread::available_parallelism().map_or(1, |cores| cores.get().min(4) as u16),
+            n => n.min(mirrord_protocol::limits::MAX_WORKERS),
+        }
+    }
+
+    /// Folder for compiled filters: as set, else the user's cache folder, else none.
+    #[must_use]
+    pub fn cache_folder(&self) -> Option<PathBuf> {
+        let chosen = self.cache.clone().or_else(|| {
+            let base = std::env::var_os("XDG_CACHE_HOME").map(PathBuf::from);
+            base.or_else(|| std::env::var_os("HOME").map(|home| PathBuf::from(home).join(".cache"))).map(|base| base.join("mirrord/filters"))
+        });
+        chosen.filter(|folder| folder.is_absolute())
+    }
+}

@@ -1,0 +1,138 @@
+//! Delivery connections: dialled to the agent, one for each of its workers; each stream that the agent opens on them is
+//! connected to the program's port and copied. Nothing here knows what the bytes mean.
+
+use std::{
+    io,
+    net::{Ipv4Addr, Ipv6Addr, SocketAddr},
+    path::Path,
+    rc::Rc,
+    str::FromStr,
+    time::Duration,
+};
+
+use http::{HeaderValue, Request, Response, StatusCode};
+use mirrord_protocol::{
+    deliver::{self, Hello},
+    layer::Origin,
+};
+use mirrord_tunnel::{Offer, Server};
+use tokio::{
+    io::AsyncWriteExt,
+    net::{TcpSocket, TcpStream, UnixStream},
+};
+
+use crate::{agent::dial, layers::{OriginGuard, Registry}, settings::PortMap};
+
+/// How long the program's listener may take to accept; it is on this machine.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(3);
+
+/// Where flows of the pod's ports go.
+pub struct Program {
+    registry: Registry,
+    ports: Option<Vec<PortMap>>,
+}
+
+impl Program {
+    pub fn new(registry: Registry, ports: Option<Vec<PortMap>>) -> Self {
+        Self { registry, ports }
+    }
+
+    /// The pod's ports that the program's port stands for; empty: it stays local.
+    pub fn pod_ports(&self, local: u16) -> Vec<u16> {
+        match &self.ports {
+            None => vec![local],
+            Some(maps) => maps.iter().filter(|map| map.local == local).map(|map| map.pod).collect(),
+        }
+    }
+
+    fn local_port(&self, pod: u16) -> Option<u16> {
+        match &self.ports {
+            None => Some(pod),
+            Some(maps) => maps.iter().find(|map| map.pod == pod).map(|map| map.local),
+        }
+    }
+
+    /// Connects to the program in the name of the flow's client; the guard keeps that name as long as the connection lives.
+    async fn connect(&self, flow: Flow) -> io::Result<(TcpStream, OriginGuard)> {
+        let port = self.local_port(flow.port);
+        let bound = port.and_then(|port| self.registry.bound(port));
+        let bound = bound.ok_or_else(|| io::Error::new(io::ErrorKind::ConnectionRefused, "the program does not listen on that port"))?;
+        let (socket, any) = match bound {
+            SocketAddr::V4(_) => (TcpSocket::new_v4()?, SocketAddr::from((Ipv4Addr::LOCALHOST, 0))),
+            SocketAddr::V6(_) => (TcpSocket::new_v6()?, SocketAddr::from((Ipv6Addr::LOCALHOST, 0))),
+        };
+        socket.set_nodelay(true)?;
+        // Our own end is known, and told to the registry, before the program can see the connection.
+        socket.bind(any)?;
+        let origin = self.registry.origin(socket.local_addr()?, flow.origin);
+        let stream = tokio::time::timeout(CONNECT_TIMEOUT, socket.connect(bound)).await;
+        let stream = stream.map_err(|_| io::Error::new(io::ErrorKind::TimedOut, "the program does not accept connections"))??;
+        Ok((stream, origin))
+    }
+}
+
+/// What a delivery stream's head says.
+#[derive(Clone, Copy)]
+struct Flow {
+    port: u16,
+    origin: Origin,
+}
+
+impl Flow {
+    fn read(head: &Request<()>) -> Option<Self> {
+        fn header<T: FromStr>(head: &Request<()>, name: &str) -> Option<T> {
+            head.headers().get(name)?.to_str().ok()?.parse().ok()
+        }
+        let origin = Origin { client: header(head, deliver::CLIENT)?, destination: header(head, deliver::DESTINATION)? };
+        (head.uri().path() == deliver::PATH).then_some(Self { port: header(head, deliver::PORT)?, origin })
+    }
+}
+
+/// Dials a delivery connection for one worker and shakes hands.
+pub async fn connect(agent: &Path, token: [u8; 16], worker: u16) -> io::Result<Server<UnixStream>> {
+    let mut socket = dial(agent).await?;
+    socket.write_all(&Hello { token, worker }.encode()).await?;
+    Server::accept(socket).await
+}
+
+/// Serves a delivery connection to its end.
+pub async fn serve(mut server: Server<UnixStream>, program: Rc<Program>) {
+    loop {
+        match server.next().await {
+            Ok(Some(offer)) => {
+                tokio::task::spawn_local(deliver(offer, program.clone()));
+            }
+            Ok(None) => return,
+            Err(error) => {
+                tracing::debug!(%error, "a delivery connection ended");
+                return;
+            }
+        }
+    }
+}
+
+async fn deliver(offer: Offer, program: Rc<Program>) {
+    let connected = match Flow::read(&offer.head) {
+        Some(flow) => program.connect(flow).await,
+        None => Err(io::Error::new(io::ErrorKind::InvalidData, "the intproxy cannot read the flow's head")),
+    };
+    let ended = match connected {
+        Ok((local, _origin)) => match offer.accept() {
+            Ok(stream) => mirrord_tunnel::copy(stream, local).await,
+            Err(error) => Err(io::Error::other(error)),
+        },
+        Err(error) => offer.refuse(refusal(&error)).map_err(io::Error::other),
+    };
+    if let Err(error) = ended {
+        tracing::debug!(%error, "a delivered flow ended");
+    }
+}
+
+fn refusal(error: &io::Error) -> Response<()> {
+    let mut response = Response::new(());
+    *response.status_mut() = StatusCode::BAD_GATEWAY;
+    if let Ok(why) = HeaderValue::from_str(&error.to_string()) {
+        response.headers_mut().insert(deliver::ERROR, why);
+    }
+    response
+}
