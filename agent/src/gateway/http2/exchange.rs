@@ -1,0 +1,157 @@
+//! One request and its response, carried between the client's stream and an upstream's: heads edited, bodies pumped both
+//! ways at once, resets passed on with their reason.
+
+use std::{
+    future::poll_fn,
+    pin::{Pin, pin},
+    task::{Context, Poll},
+};
+
+use bytes::Bytes;
+use h2::{Reason, RecvStream, SendStream, client::ResponseFuture, server::SendResponse};
+use http::{Request, Response};
+
+use super::{
+    copies::Taps,
+    link::{Link, let_flush},
+    pump::{Body, Stop},
+};
+
+/// The client's side of a request, without its head.
+pub(super) struct Incoming {
+    pub(super) body: Body,
+    pub(super) respond: SendResponse<Bytes>,
+}
+
+/// Why an exchange did not come to its end.
+pub(super) enum Failed {
+    /// The client reset its stream or is gone. The upstream has been told.
+    ClientGone,
+    /// The upstream failed before the client got a response.
+    Unanswered(h2::Error),
+    /// The upstream failed within the response. The stream is the client's, still open.
+    CutOff(h2::Error, SendStream<Bytes>),
+}
+
+/// What an upstream's failure means for the client.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) enum Fault {
+    /// The upstream reset the stream (or h2 did, for what the upstream sent on it).
+    Reset(Reason),
+    /// The upstream said GOAWAY before it looked at the request.
+    Unprocessed,
+    /// The connection broke.
+    Broken,
+}
+
+pub(super) fn fault(error: &h2::Error) -> Fault {
+    match error.reason() {
+        Some(reason) if error.is_reset() => Fault::Reset(reason),
+        Some(_) if error.is_go_away() && error.is_remote() => Fault::Unprocessed,
+        _ => Fault::Broken,
+    }
+}
+
+/// Carries a request to its end. `edit` sees the response's head before the client does.
+pub(super) async fn exchange(
+    link: &Link,
+    head: Request<()>,
+    incoming: &mut Incoming,
+    edit: impl FnOnce(&mut Response<()>),
+) -> Result<(), Failed> {
+    let Incoming { body, respond } = incoming;
+    let mut uploading = !body.is_end_stream();
+    let (response, mut to_upstream) = link.send(head, !uploading).map_err(Failed::Unanswered)?;
+    let mut downloading = true;
+    let ended = {
+        let mut upload = pin!(body.pump(&mut to_upstream));
+        let mut download = pin!(download(response, respond, edit));
+        loop {
+            tokio::select! {
+                biased;
+                downloaded = &mut download, if downloading => match downloaded {
+                    Ok(()) => downloading = false,
+                    Err(stop) => break Err(stop),
+                },
+                uploaded = &mut upload, if uploading => match uploaded {
+                    Ok(()) => uploading = false,
+                    // Why, and whether it matters, the response tells: an upstream may answer without reading all.
+                    Err(Stop::Sink) => uploading = false,
+                    Err(Stop::Source(error)) => break Err(Down::Client(error.reason())),
+                },
+                else => break Ok(()),
+            }
+        }
+    };
+    ended.map_err(|down| match down {
+        Down::Client(reason) => {
+            to_upstream.send_reset(reason.unwrap_or(Reason::CANCEL));
+            Failed::ClientGone
+        }
+        Down::BeforeHead(error) => Failed::Unanswered(error),
+        Down::InBody(error, to_client) => Failed::CutOff(error, to_client),
+    })
+}
+
+enum Down {
+    Client(Option<Reason>),
+    BeforeHead(h2::Error),
+    InBody(h2::Error, SendStream<Bytes>),
+}
+
+async fn download(
+    mut response: ResponseFuture,
+    respond: &mut SendResponse<Bytes>,
+    edit: impl FnOnce(&mut Response<()>),
+) -> Result<(), Down> {
+    let (parts, stream) = poll_fn(|cx| poll_head(cx, &mut response, respond)).await?.into_parts();
+    let mut head = Response::from_parts(parts, ());
+    edit(&mut head);
+    let mut body = Body::new(stream, Taps::default());
+    let ends = body.is_end_stream();
+    let mut to_client = respond.send_response(head, ends).map_err(|error| Down::Client(error.reason()))?;
+    if ends {
+        return Ok(());
+    }
+    match body.pump(&mut to_client).await {
+        Ok(()) => Ok(()),
+        Err(Stop::Source(error)) => {
+            // A reset would overtake what is still queued.
+            let_flush().await;
+            Err(Down::InBody(error, to_client))
+        }
+        Err(Stop::Sink) => Err(Down::Client(poll_fn(|cx| Poll::Ready(reset_reason(to_client.poll_reset(cx)))).await)),
+    }
+}
+
+/// Passes informational responses on until the final one comes.
+fn poll_head(
+    cx: &mut Context<'_>,
+    response: &mut ResponseFuture,
+    respond: &mut SendResponse<Bytes>,
+) -> Poll<Result<Response<RecvStream>, Down>> {
+    while let Poll::Ready(Some(informational)) = response.poll_informational(cx) {
+        match informational {
+            Ok(informational) => {
+                if let Err(error) = respond.send_informational(informational) {
+                    return Poll::Ready(Err(Down::Client(error.reason())));
+                }
+            }
+            Err(error) => return Poll::Ready(Err(Down::BeforeHead(error))),
+        }
+    }
+    if let Poll::Ready(head) = Pin::new(response).poll(cx) {
+        return Poll::Ready(head.map_err(Down::BeforeHead));
+    }
+    match respond.poll_reset(cx) {
+        Poll::Pending => Poll::Pending,
+        reset => Poll::Ready(Err(Down::Client(reset_reason(reset)))),
+    }
+}
+
+fn reset_reason(reset: Poll<Result<Reason, h2::Error>>) -> Option<Reason> {
+    match reset {
+        Poll::Ready(Ok(reason)) => Some(reason),
+        Poll::Ready(Err(_)) | Poll::Pending => None,
+    }
+}

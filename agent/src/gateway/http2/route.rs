@@ -1,0 +1,197 @@
+//! Where one request goes: pod, session or our own answer, and what becomes of it if it cannot be had there.
+//!
+//! ```text
+//! steering ─ pod ─────────────→ exchange ─ fails → as the pod's own failure: reset, or the connection closes
+//!          ├ session ─────────→ exchange ─ fails → pod, if nothing was lost yet; else 502
+//!          └ respond ─────────→ answered, the body read and thrown away
+//! ```
+
+use std::{cell::Cell, future::poll_fn, rc::Rc, task::Poll};
+
+use bytes::Bytes;
+use h2::{Reason, RecvStream, server::SendResponse};
+use http::{Method, Request, Response};
+use mirrord_filters::{Edit, LocalResponse};
+
+use super::{
+    copies::{Copies, head_of},
+    exchange::{Failed, Fault, Incoming, exchange, fault},
+    head,
+    link::{Link, Signal},
+    pump::Body,
+    upstreams::{Key, Upstreams},
+};
+use crate::gateway::steer::{Event, Flow, SessionId, Steering, Surroundings, Target, Watch};
+
+/// What the requests of one client connection share.
+pub(super) struct Shared<S: Surroundings> {
+    pub(super) surroundings: Rc<S>,
+    pub(super) flow: Flow,
+    pub(super) upstreams: Rc<Upstreams<S>>,
+    pub(super) copies: Copies<S>,
+    /// Requests that are with a session now.
+    pub(super) stolen: Cell<usize>,
+    /// Requests that wait for the client's connection to be closed, because the pod's was.
+    pub(super) parked: Cell<usize>,
+    /// Set when such a request begins to wait.
+    pub(super) broken: Signal<()>,
+}
+
+/// Response edits, from now and for later.
+#[derive(Default)]
+struct Edits {
+    response: Vec<Edit>,
+    watch: Option<Watch>,
+}
+
+impl<S: Surroundings> Shared<S> {
+    /// Asks the filters and starts the copies. Done as requests come in, so that filters see them in their order.
+    pub(super) fn steer(self: Rc<Self>, request: Request<RecvStream>, respond: SendResponse<Bytes>) -> impl Future<Output = ()> {
+        let steering = head::with_request(&self.flow, &request, |parts| self.surroundings.steer(&self.flow, parts));
+        let taps = self.copies.start(&steering.copies, &request);
+        let (parts, body) = request.into_parts();
+        let head = Request::from_parts(parts, ());
+        self.route(steering, head, Incoming { body: Body::new(body, taps), respond })
+    }
+
+    async fn route(self: Rc<Self>, steering: Steering, mut head: Request<()>, mut incoming: Incoming) {
+        let edits = Edits { response: steering.response_edits, watch: steering.watch };
+        match steering.target {
+            Target::Pod => {
+                head::edit_request(&mut head, &steering.request_edits);
+                self.to_pod(head, &mut incoming, edits).await;
+            }
+            Target::Session(session) => {
+                self.to_session(session, head, &steering.request_edits, &mut incoming, edits).await;
+            }
+            Target::Respond(local) => answer(local, head.method(), &mut incoming).await,
+        }
+    }
+
+    async fn to_pod(&self, head: Request<()>, incoming: &mut Incoming, edits: Edits) {
+        let link = match self.upstreams.ready(Key::Pod) {
+            Some(link) => link,
+            None => match self.open(Key::Pod, incoming).await {
+                Some(Ok(link)) => link,
+                // The client asked for a pod that is not there: without us it would not have got a connection.
+                Some(Err(_)) => return self.pod_broke(|| incoming.respond.send_reset(Reason::REFUSED_STREAM)).await,
+                None => return,
+            },
+        };
+        match exchange(&link, head, incoming, |response| self.edit_response(response, &edits)).await {
+            Ok(()) | Err(Failed::ClientGone) => {}
+            Err(Failed::Unanswered(error)) => match fault(&error) {
+                Fault::Reset(reason) => incoming.respond.send_reset(reason),
+                Fault::Unprocessed => incoming.respond.send_reset(Reason::REFUSED_STREAM),
+                Fault::Broken => self.pod_broke(|| incoming.respond.send_reset(Reason::INTERNAL_ERROR)).await,
+            },
+            Err(Failed::CutOff(error, mut to_client)) => match fault(&error) {
+                Fault::Reset(reason) => to_client.send_reset(reason),
+                Fault::Unprocessed | Fault::Broken => self.pod_broke(|| to_client.send_reset(Reason::INTERNAL_ERROR)).await,
+            },
+        }
+    }
+
+    /// The pod's connection broke, so the client's breaks too, unless a session is answering on it: then only the stream does.
+    async fn pod_broke(&self, reset: impl FnOnce()) {
+        if self.stolen.get() > 0 {
+            return reset();
+        }
+        self.parked.set(self.parked.get() + 1);
+        self.broken.set(());
+        std::future::pending::<()>().await;
+        // Never reached: what `reset` holds keeps the stream open, so that h2 says nothing of it before the close.
+        drop(reset);
+    }
+
+    async fn to_session(&self, session: SessionId, head: Request<()>, request_edits: &[Edit], incoming: &mut Incoming, edits: Edits) {
+        let _stolen = Counted::one(&self.stolen);
+        let link = match self.open(Key::Session(session), incoming).await {
+            Some(Ok(link)) => link,
+            Some(Err(why)) => return self.fall_back(session, &why, head, incoming).await,
+            None => return,
+        };
+        let method = head.method().clone();
+        let spare = head::is_idempotent(&method).then(|| head_of(&head));
+        let mut edited = head;
+        head::edit_request(&mut edited, request_edits);
+        match exchange(&link, edited, incoming, |response| self.edit_response(response, &edits)).await {
+            Ok(()) | Err(Failed::ClientGone) => {}
+            Err(Failed::Unanswered(error)) => match (fault(&error), spare) {
+                // The program's own word.
+                (Fault::Reset(reason), _) if error.is_remote() => incoming.respond.send_reset(reason),
+                (_, Some(head)) if !incoming.body.is_touched() => self.fall_back(session, &error.to_string(), head, incoming).await,
+                _ => {
+                    tracing::warn!(session, %error, "a stolen request could not be answered");
+                    self.surroundings.count(Event::BadGateway);
+                    let why = format!("{error} (check that the program is still running, and its log)");
+                    answer(head::bad_gateway(&why), &method, incoming).await;
+                }
+            },
+            Err(Failed::CutOff(error, mut to_client)) => to_client.send_reset(match fault(&error) {
+                Fault::Reset(reason) => reason,
+                Fault::Unprocessed | Fault::Broken => Reason::INTERNAL_ERROR,
+            }),
+        }
+    }
+
+    async fn fall_back(&self, session: SessionId, why: &str, head: Request<()>, incoming: &mut Incoming) {
+        tracing::warn!(session, why, "a stolen request goes to the pod");
+        self.surroundings.count(Event::FellBack);
+        Box::pin(self.to_pod(head, incoming, Edits::default())).await;
+    }
+
+    /// Opens a connection, unless the client gives up before.
+    async fn open(&self, key: Key, incoming: &mut Incoming) -> Option<Result<Link, Rc<str>>> {
+        tokio::select! {
+            link = self.upstreams.get(key) => Some(link),
+            _ = poll_fn(|cx| incoming.respond.poll_reset(cx)) => None,
+        }
+    }
+
+    fn edit_response(&self, response: &mut Response<()>, edits: &Edits) {
+        head::edit_headers(response.headers_mut(), &edits.response);
+        if let Some(watch) = edits.watch {
+            let later = head::with_response(response, |parts| self.surroundings.response_edits(watch, parts));
+            head::edit_headers(response.headers_mut(), &later);
+        }
+    }
+}
+
+/// Answers in a filter's name, or our own; the request's body is read and thrown away.
+async fn answer(local: LocalResponse, method: &Method, incoming: &mut Incoming) {
+    let (response, mut body) = head::local_response(local, method);
+    let Ok(mut to_client) = incoming.respond.send_response(response, body.is_empty()) else { return };
+    let send = async {
+        while !body.is_empty() {
+            to_client.reserve_capacity(body.len());
+            let granted = poll_fn(|cx| match to_client.capacity() {
+                0 => to_client.poll_capacity(cx).map(|granted| granted.and_then(Result::ok).map(|_| to_client.capacity())),
+                granted => Poll::Ready(Some(granted)),
+            });
+            let Some(granted) = granted.await else { return };
+            let part = body.split_to(granted.min(body.len()));
+            let ends = body.is_empty();
+            if to_client.send_data(part, ends).is_err() {
+                return;
+            }
+        }
+    };
+    tokio::join!(send, incoming.body.drain());
+}
+
+/// Counts while it lives.
+struct Counted<'a>(&'a Cell<usize>);
+
+impl<'a> Counted<'a> {
+    fn one(cell: &'a Cell<usize>) -> Self {
+        cell.set(cell.get() + 1);
+        Counted(cell)
+    }
+}
+
+impl Drop for Counted<'_> {
+    fn drop(&mut self) {
+        self.0.set(self.0.get() - 1);
+    }
+}
