@@ -49,7 +49,8 @@ impl Health {
         if strikes < self.limit {
             return false;
         }
-        self.aside_until.store((self.now() + millis(self.rest)).max(1), Ordering::Relaxed);
+        // One more: `now` was rounded down.
+        self.aside_until.store(self.now() + millis(self.rest) + 1, Ordering::Relaxed);
         true
     }
 

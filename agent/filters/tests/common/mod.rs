@@ -1,0 +1,63 @@
+//! What the tests share: guests from `tests/guests`, requests in one line, a log that can be read back.
+
+#![allow(dead_code, reason = "each test binary uses some of it")]
+
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex};
+
+use mirrord_filters::{Engine, EngineSettings, Field, Filter, LogLevel, RequestParts, ResponseParts, Version};
+
+pub type Lines = Arc<Mutex<Vec<(String, LogLevel, String)>>>;
+
+pub fn engine() -> Engine {
+    Engine::new(EngineSettings::default()).unwrap()
+}
+
+pub fn logged_engine() -> (Engine, Lines) {
+    let lines = Lines::default();
+    let sink = lines.clone();
+    let log = Arc::new(move |filter: &str, level, line: &str| sink.lock().unwrap().push((filter.into(), level, line.into())));
+    (Engine::new(EngineSettings { log: Some(log), ..EngineSettings::default() }).unwrap(), lines)
+}
+
+pub fn guest(name: &str) -> Vec<u8> {
+    std::fs::read(Path::new(env!("CARGO_MANIFEST_DIR")).join(format!("tests/guests/{name}.wat"))).unwrap()
+}
+
+/// A guest of that name, loaded and configured with nothing, under the default limits.
+pub fn filter(engine: &Engine, name: &str) -> Filter {
+    engine.load(name, &guest(name)).unwrap().configure(b"", Default::default()).unwrap()
+}
+
+/// The example filters, built by the script that builds them for everybody.
+pub fn example(name: &str) -> Vec<u8> {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("../..");
+    let out: PathBuf = root.join("target/filters");
+    let status = std::process::Command::new(root.join("scripts/build-filters.sh")).arg(&out).status().unwrap();
+    assert!(status.success(), "scripts/build-filters.sh: {status}");
+    std::fs::read(out.join(format!("{name}.wasm"))).unwrap()
+}
+
+pub fn fields<'a>(headers: &'a [(&'a str, &'a str)]) -> Vec<Field<'a>> {
+    headers.iter().map(|(name, value)| Field { name: name.as_bytes(), value: value.as_bytes() }).collect()
+}
+
+pub fn request<'a>(method: &'a str, path: &'a str, headers: &'a [Field<'a>]) -> RequestParts<'a> {
+    RequestParts {
+        method: method.as_bytes(),
+        path: path.as_bytes(),
+        headers,
+        client: SocketAddr::from(([192, 0, 2, 7], 50312)),
+        destination: SocketAddr::from(([0x2001, 0xdb8, 0, 0, 0, 0, 0, 1], 80)),
+        version: Version::Http11,
+    }
+}
+
+pub fn get<'a>(headers: &'a [Field<'a>]) -> RequestParts<'a> {
+    request("GET", "/", headers)
+}
+
+pub fn response<'a>(status: u16, headers: &'a [Field<'a>]) -> ResponseParts<'a> {
+    ResponseParts { status, headers }
+}

@@ -1,0 +1,22 @@
+;; Steals all; asks to see the response when the method is not GET, with the method's length as token, and then sets
+;; `x-token` on the response to that digit, twice for another status than 200.
+(module
+  (import "mirrord" "get" (func $get (param i32 i32 i32) (result i32)))
+  (import "mirrord" "get_status" (func $get_status (result i32)))
+  (import "mirrord" "watch_response" (func $watch_response (param i64)))
+  (import "mirrord" "edit_header" (func $edit_header (param i32 i32 i32 i32 i32 i32)))
+  (memory (export "memory") 1)
+  (data (i32.const 0) "x-token")
+  (func (export "mirrord_abi_version_1"))
+  (func (export "mirrord_configure") (result i32) i32.const 0)
+  (func (export "mirrord_on_request") (result i32) (local $len i32)
+    (local.set $len (call $get (i32.const 1) (i32.const 100) (i32.const 32)))
+    (if (i32.ne (local.get $len) (i32.const 3)) (then (call $watch_response (i64.extend_i32_u (local.get $len)))))
+    i32.const 1)
+  (func $mark (param $op i32)
+    (call $edit_header (i32.const 1) (local.get $op) (i32.const 0) (i32.const 7) (i32.const 200) (i32.const 1)))
+  (func (export "mirrord_on_response") (param $token i64)
+    (i32.store8 (i32.const 200) (i32.add (i32.const 48) (i32.wrap_i64 (local.get $token))))
+    (if (i64.eq (local.get $token) (i64.const 99)) (then unreachable))
+    (call $mark (i32.const 0))
+    (if (i32.ne (call $get_status) (i32.const 200)) (then (call $mark (i32.const 1))))))
