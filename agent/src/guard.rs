@@ -20,7 +20,7 @@ use std::{
 };
 
 /// What the guard does when the agent has died.
-#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Undo {
     /// `recent` lists to empty, first of all: from then on the redirect rules match nothing. Microseconds.
     pub leases: Vec<PathBuf>,

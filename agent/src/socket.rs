@@ -5,7 +5,7 @@ use socket2::{Domain, Protocol, Socket, Type};
 use std::{
     io,
     net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
-    os::fd::AsFd,
+    os::fd::AsRawFd,
 };
 use tokio::net::{TcpSocket, TcpStream};
 
@@ -83,54 +83,81 @@ fn same_place(a: SocketAddr, b: SocketAddr) -> bool {
     (a.ip(), a.port()) == (b.ip(), b.port())
 }
 
-/// How to reach the pod's own listeners past the redirect. Cheap to clone; one for each worker.
+/// How to reach the pod's own listeners past the redirect; one for each worker.
 #[derive(Clone, Copy, Debug)]
 pub struct PodConnector {
     mark: u32,
-    /// The mark of sockets that carry a foreign client's address; `None` where that is not possible.
-    transparent_mark: Option<u32>,
+    transparent: Transparent,
+}
+
+/// The families in which the pod can be shown a foreign client's address, and the mark of sockets that do so.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Transparent {
+    pub mark: u32,
+    pub v4: bool,
+    pub v6: bool,
 }
 
 impl PodConnector {
-    /// `mark` exempts from the redirect; `transparent_mark` also leads the pod's answers back to a socket that has the
-    /// client's address.
-    pub fn new(mark: u32, transparent_mark: Option<u32>) -> Self {
-        PodConnector { mark, transparent_mark }
+    /// Sockets with `mark` are exempt from the redirect.
+    pub fn new(mark: u32, transparent: Transparent) -> Self {
+        PodConnector { mark, transparent }
     }
 
-    /// Connects to `destination`, a listener of the pod's, on behalf of `client`, whose address the pod sees if that is
-    /// possible. Must be polled on a thread in the target's namespace. Errors are the pod's own answer (refused, no
-    /// route, timeout).
+    /// Connects to `destination`, a listener of the pod's, on behalf of `client`, whose address and port the pod sees if
+    /// that is possible. Must be polled on a thread in the target's namespace. Errors are the pod's own answer (refused,
+    /// no route, timeout).
     pub async fn connect(&self, destination: SocketAddr, client: SocketAddr) -> io::Result<TcpStream> {
-        self.socket(destination, client)?.connect(destination).await
-    }
-
-    fn socket(&self, destination: SocketAddr, client: SocketAddr) -> io::Result<TcpSocket> {
-        let same_family = client.is_ipv4() == destination.is_ipv4();
-        if same_family && !is_link_local(client.ip()) {
-            let own = SocketAddr::new(client.ip(), 0);
-            // The kernel tells who is local: a plain bind to anybody else's address is refused.
-            let local = bound(destination, own, self.mark)?;
-            if local.is_some() {
-                return local.map_or_else(|| self.plain(destination), Ok);
-            }
-            if let Some(mark) = self.transparent_mark
-                && let Some(socket) = transparent(destination, own, mark)?
-            {
-                return Ok(socket);
+        if !self.keeps_address(destination, client) {
+            return self.connect_plainly(destination).await;
+        }
+        // The kernel tells who is local: a plain bind to anybody else's address is refused. A local client's port is its
+        // own; the kernel chooses another one and sees to it that the two do not meet.
+        let socket = new_socket(destination, self.mark)?;
+        if bind(&socket, SocketAddr::new(client.ip(), 0)).is_ok() {
+            return finish(socket)?.connect(destination).await;
+        }
+        // The client's port is taken if a former connection on its behalf has just ended, or by a listener of the pod's.
+        for port in [client.port(), 0] {
+            let Ok(socket) = Self::transparent_socket(destination, SocketAddr::new(client.ip(), port), self.transparent.mark) else {
+                continue;
+            };
+            match finish(socket)?.connect(destination).await {
+                Err(error) if error.kind() == io::ErrorKind::AddrNotAvailable => {}
+                other => return other,
             }
         }
-        self.plain(destination)
+        self.connect_plainly(destination).await
     }
 
-    fn plain(&self, destination: SocketAddr) -> io::Result<TcpSocket> {
-        finish(new_socket(destination, self.mark)?)
+    async fn connect_plainly(&self, destination: SocketAddr) -> io::Result<TcpStream> {
+        finish(new_socket(destination, self.mark)?)?.connect(destination).await
     }
-}
 
-/// A link-local address means nothing without its interface, and the way to the pod's listener is another one.
-fn is_link_local(ip: IpAddr) -> bool {
-    matches!(ip, IpAddr::V6(ip) if ip.is_unicast_link_local())
+    fn keeps_address(&self, destination: SocketAddr, client: SocketAddr) -> bool {
+        match (client.ip(), destination) {
+            (IpAddr::V4(_), SocketAddr::V4(_)) => self.transparent.v4,
+            // A link-local address means nothing without its interface, and the way to the pod's listener is another one.
+            (IpAddr::V6(ip), SocketAddr::V6(_)) => self.transparent.v6 && !ip.is_unicast_link_local(),
+            _ => false,
+        }
+    }
+
+    /// A socket with a foreign address, whose packets and their answers stay on `lo`.
+    pub(crate) fn transparent_socket(destination: SocketAddr, client: SocketAddr, mark: u32) -> io::Result<Socket> {
+        let socket = new_socket(destination, mark)?;
+        match client {
+            SocketAddr::V4(_) => socket.set_ip_transparent_v4(true)?,
+            SocketAddr::V6(_) => set_ip_transparent_v6(&socket)?,
+        }
+        // Bound to lo, the kernel lets addresses and ports be used again one second after their last connection ended
+        // rather than 60.
+        socket.bind_device(Some(b"lo"))?;
+        // The client may be connected to several of the pod's ports from one of its own.
+        socket.set_reuse_address(true)?;
+        bind(&socket, client)?;
+        Ok(socket)
+    }
 }
 
 fn new_socket(destination: SocketAddr, mark: u32) -> io::Result<Socket> {
@@ -140,37 +167,12 @@ fn new_socket(destination: SocketAddr, mark: u32) -> io::Result<Socket> {
     Ok(socket)
 }
 
-/// A socket with an address of the namespace's own; `None` if the address is not one.
-fn bound(destination: SocketAddr, own: SocketAddr, mark: u32) -> io::Result<Option<TcpSocket>> {
-    let socket = new_socket(destination, mark)?;
-    bind(&socket, own)?.then(|| finish(socket)).transpose()
-}
-
-/// A socket with a foreign address, whose packets and their answers stay on `lo`; `None` if the kernel refuses it.
-fn transparent(destination: SocketAddr, client: SocketAddr, mark: u32) -> io::Result<Option<TcpSocket>> {
-    let socket = new_socket(destination, mark)?;
-    let allowed = match client {
-        SocketAddr::V4(_) => socket.set_ip_transparent_v4(true),
-        SocketAddr::V6(_) => set_ip_transparent_v6(&socket),
-    };
-    if allowed.is_err() {
-        return Ok(None);
+fn bind(socket: &Socket, address: SocketAddr) -> io::Result<()> {
+    if address.port() == 0 {
+        // The port is chosen when it connects, so that only addresses and ports of both ends together must be unused.
+        set_option(socket, libc::IPPROTO_IP, libc::IP_BIND_ADDRESS_NO_PORT)?;
     }
-    // Bound to lo, the kernel lets a port number be used again one second after its last connection ended rather than 60:
-    // otherwise 28,000 connections of one client in a minute would use them up.
-    socket.bind_device(Some(b"lo"))?;
-    bind(&socket, client)?.then(|| finish(socket)).transpose()
-}
-
-/// Binds to the address, the port being chosen when it connects (so that only the whole 4-tuple must be unused). `false`
-/// if the address is not available here.
-fn bind(socket: &Socket, address: SocketAddr) -> io::Result<bool> {
-    set_option(socket, libc::IPPROTO_IP, libc::IP_BIND_ADDRESS_NO_PORT)?;
-    match socket.bind(&address.into()) {
-        Ok(()) => Ok(true),
-        Err(error) if error.kind() == io::ErrorKind::AddrNotAvailable => Ok(false),
-        Err(error) => Err(error),
-    }
+    socket.bind(&address.into())
 }
 
 fn set_ip_transparent_v6(socket: &Socket) -> io::Result<()> {
@@ -178,11 +180,9 @@ fn set_ip_transparent_v6(socket: &Socket) -> io::Result<()> {
 }
 
 fn set_option(socket: &Socket, level: i32, name: i32) -> io::Result<()> {
-    use std::os::fd::AsRawFd;
     let on: i32 = 1;
     // SAFETY: the pointer and the length describe `on`, which lives across the call; the descriptor is open.
-    let result =
-        unsafe { libc::setsockopt(socket.as_fd().as_raw_fd(), level, name, (&raw const on).cast(), size_of::<i32>() as libc::socklen_t) };
+    let result = unsafe { libc::setsockopt(socket.as_raw_fd(), level, name, (&raw const on).cast(), size_of::<i32>() as libc::socklen_t) };
     if result == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
 }
 

@@ -100,6 +100,16 @@ impl Net {
         self.within(&self.pod, || rules_snapshot().unwrap())
     }
 
+    /// All that a redirect may touch: rules, routing, sysctls.
+    fn everything(&self) -> (RulesSnapshot, String) {
+        let routing = [["-4", "rule"], ["-6", "rule"]].map(|args| self.in_pod("ip", &args)).concat();
+        let tables = ["-4", "-6"].map(|family| self.in_pod("ip", &[family, "route", "show", "table", "all"])).concat();
+        // Link-local and multicast routes come when the kernel gets round to it.
+        let tables = tables.lines().filter(|line| !line.contains("fe80") && !line.contains("ff00")).collect::<String>();
+        let names = ["net.ipv4.tcp_fwmark_accept", "net.ipv4.fwmark_reflect", "net.ipv6.fwmark_reflect"];
+        (self.rules(), routing + &tables + &self.in_pod("sysctl", &names))
+    }
+
     fn in_pod(&self, program: &str, args: &[&str]) -> String {
         let net = format!("--net=/run/netns/{}-pod", self.name);
         let all: Vec<&str> = [net.as_str(), program].into_iter().chain(args.iter().copied()).collect();
@@ -130,7 +140,7 @@ fn sh(program: &str, args: &[&str]) -> String {
 }
 
 fn echo(mut connection: TcpStream) {
-    let peer = connection.peer_addr().unwrap().ip();
+    let peer = connection.peer_addr().unwrap();
     let _ = connection.write_all(format!("pod sees {peer}\n").as_bytes());
     let mut bytes = [0; 4096];
     while let Ok(n @ 1..) = connection.read(&mut bytes) {
@@ -148,6 +158,16 @@ impl Talk {
         let stream = TcpStream::connect_timeout(&address, PATIENCE)?;
         stream.set_read_timeout(Some(PATIENCE))?;
         Ok(Talk(BufReader::new(stream)))
+    }
+
+    /// This end's address.
+    fn own(&self) -> SocketAddr {
+        self.0.get_ref().local_addr().unwrap()
+    }
+
+    /// Whom the pod says it sees, if it is the pod that answers next.
+    fn pod_sees(&mut self) -> Option<SocketAddr> {
+        self.line().strip_prefix("pod sees ")?.parse().ok()
     }
 
     /// The next line, or "" at the end of the stream, however it ended.
@@ -325,7 +345,7 @@ fn connections_to_the_port_reach_the_gateway_from_everywhere_and_others_do_not()
     let net = Net::new();
     [80, 81].into_iter().for_each(|port| net.serve(&net.pod, port));
     net.serve(&net.client, 80);
-    let before = net.rules();
+    let before = net.everything();
     for variant in [Variant::Nft, Variant::Legacy] {
         let redirector = redirecting(&net, Options { variant: Some(variant), ..options() }, &[80]);
         for (from, to) in [
@@ -338,16 +358,23 @@ fn connections_to_the_port_reach_the_gateway_from_everywhere_and_others_do_not()
         ] {
             let mut talk = net.dial(from, &to).unwrap();
             assert_eq!(talk.line(), format!("gw {to}"), "{variant:?}");
-            assert!(talk.line().starts_with("pod sees "), "{variant:?} {to}");
+            let (seen, own) = (talk.pod_sees().unwrap(), talk.own());
+            assert_eq!(seen.ip(), own.ip(), "{variant:?} {to}: the client's own address");
+            // Only a client in the pod has its port in use there.
+            assert_eq!(seen == own, std::ptr::eq(from, &net.client), "{variant:?} {to}: {seen} {own}");
             talk.echoes("hello");
         }
         // Another port of the pod's, and the same port of somebody else's that the pod calls.
-        assert_eq!(net.from_client(format!("{POD_V4}:81")).line(), format!("pod sees {CLIENT_V4}"));
-        assert_eq!(net.dial(&net.pod, format!("{CLIENT_V4}:80")).unwrap().line(), format!("pod sees {POD_V4}"));
-        assert_eq!(net.dial(&net.pod, format!("[{CLIENT_V6}]:80")).unwrap().line(), format!("pod sees {POD_V6}"));
+        for (from, to) in
+            [(&net.client, format!("{POD_V4}:81")), (&net.pod, format!("{CLIENT_V4}:80")), (&net.pod, format!("[{CLIENT_V6}]:80"))]
+        {
+            let mut talk = net.dial(from, to).unwrap();
+            assert_eq!(talk.pod_sees(), Some(talk.own()));
+        }
         redirector.finish().unwrap();
-        assert_eq!(net.rules(), before, "{variant:?}");
-        assert_eq!(net.from_client(format!("{POD_V4}:80")).line(), format!("pod sees {CLIENT_V4}"));
+        assert_eq!(net.everything(), before, "{variant:?}");
+        let mut talk = net.from_client(format!("{POD_V4}:80"));
+        assert_eq!(talk.pod_sees(), Some(talk.own()));
     }
 }
 
@@ -359,7 +386,7 @@ fn open_connections_stay_with_the_pod_at_the_start_and_redirected_ones_live_on_a
         let targets = [format!("{POD_V4}:80"), format!("[{POD_V6}]:80")];
         let mut old: Vec<Talk> = targets.iter().map(|to| net.from_client(to)).collect();
         old.iter_mut().for_each(|talk| assert!(talk.line().starts_with("pod ")));
-        let before = net.rules();
+        let before = net.everything();
         let mut redirector = redirecting(&net, Options { variant: Some(variant), ..options() }, &[80]);
         old.iter_mut().for_each(|talk| talk.echoes("still here"));
         let mut redirected: Vec<Talk> = targets.iter().map(|to| net.from_client(to)).collect();
@@ -380,9 +407,10 @@ fn open_connections_stay_with_the_pod_at_the_start_and_redirected_ones_live_on_a
         redirected.iter_mut().for_each(|talk| talk.echoes("still in flight"));
         drop(redirected);
         eventually("the rules go with the last connection", || redirector.settle().unwrap());
-        assert_eq!(net.rules(), before);
+        assert_eq!(net.rules(), before.0);
         old.iter_mut().for_each(|talk| talk.echoes("still here at the end"));
         redirector.finish().unwrap();
+        assert_eq!(net.everything(), before);
     }
 }
 
@@ -404,8 +432,8 @@ fn other_peoples_rules_stay_as_they_are_and_in_effect() {
                 net.in_pod(&tool, &args);
             }
         }
-        let before = net.rules();
-        assert!(before.values().flatten().any(|rule| rule.contains("ISTIO_INBOUND")));
+        let before = net.everything();
+        assert!(before.0.values().flatten().any(|rule| rule.contains("ISTIO_INBOUND")));
         // Not told which variant: it finds the one with rules.
         let redirector = redirecting(&net, options(), &[80]);
         let listing = net.in_pod(&format!("iptables-{suffix}"), &["-t", "nat", "-S", "PREROUTING"]);
@@ -416,7 +444,7 @@ fn other_peoples_rules_stay_as_they_are_and_in_effect() {
             assert!(net.from_client(to).line().starts_with("pod sees "), "{variant:?}");
         }
         redirector.finish().unwrap();
-        assert_eq!(net.rules(), before);
+        assert_eq!(net.everything(), before);
         for tool in [format!("iptables-{suffix}"), format!("ip6tables-{suffix}")] {
             net.in_pod(&tool, &["-t", "nat", "-F"]);
             net.in_pod(&tool, &["-t", "nat", "-X"]);
@@ -428,7 +456,7 @@ fn other_peoples_rules_stay_as_they_are_and_in_effect() {
 fn when_the_agent_is_killed_its_guard_gives_everything_back() {
     let net = Net::new();
     net.serve(&net.pod, 80);
-    let before = net.rules();
+    let before = net.everything();
     let folder = tempfile::tempdir().unwrap();
     let socket = folder.path().join("agent.sock");
     std::fs::write(&socket, "").unwrap();
@@ -437,14 +465,14 @@ fn when_the_agent_is_killed_its_guard_gives_everything_back() {
 
     let killed = agent.kill();
     let served = eventually("new connections are served by the pod", || {
-        net.dial(&net.client, format!("{POD_V4}:80")).is_ok_and(|mut talk| talk.line().starts_with("pod "))
+        net.dial(&net.client, format!("{POD_V4}:80")).is_ok_and(|mut talk| talk.pod_sees().is_some())
     });
     eventually("the guard has done its work", || !agent.guard_runs());
     let gone = killed.elapsed();
     println!("agent killed: new connections served after {served:?}, everything undone after {gone:?}");
     assert!(served < Duration::from_millis(200), "{served:?}");
     assert!(gone < Duration::from_millis(200), "{gone:?}");
-    assert_eq!(net.rules(), before);
+    assert_eq!(net.everything(), before);
     assert!(!socket.exists());
 }
 
@@ -452,45 +480,43 @@ fn when_the_agent_is_killed_its_guard_gives_everything_back() {
 fn when_agent_and_guard_are_killed_the_lease_ends_and_the_next_agent_cleans_up() {
     let net = Net::new();
     net.serve(&net.pod, 80);
-    let before = net.rules();
+    let before = net.everything();
     let mut agent = Agent::start(&net, "/nonexistent".as_ref());
     let targets = [format!("{POD_V4}:80"), format!("[{POD_V6}]:80")];
     targets.iter().for_each(|to| assert!(net.from_client(to).line().starts_with("gw ")));
 
     let killed = agent.kill_with_guard();
     for to in &targets {
-        eventually("new connections are served by the pod", || {
-            net.dial(&net.client, to).is_ok_and(|mut talk| talk.line().starts_with("pod "))
-        });
+        eventually("new connections are served by the pod", || net.dial(&net.client, to).is_ok_and(|mut talk| talk.pod_sees().is_some()));
     }
     let served = killed.elapsed();
     println!("agent and guard killed: new connections served after {served:?}");
     assert!(served < Duration::from_millis(1200), "{served:?}");
-    assert_ne!(net.rules(), before, "nobody is left to remove the rules");
+    assert_ne!(net.everything(), before, "nobody is left to remove the rules");
 
     let redirector = redirecting(&net, options(), &[80]);
     targets.iter().for_each(|to| assert!(net.from_client(to).line().starts_with("gw ")));
     redirector.finish().unwrap();
-    assert_eq!(net.rules(), before);
+    assert_eq!(net.everything(), before);
 }
 
 #[test]
 fn an_agent_that_ends_well_lets_its_guard_go_at_once() {
     let net = Net::new();
-    let before = net.rules();
+    let before = net.everything();
     let agent = Agent::start(&net, "/nonexistent".as_ref());
     let guard = agent.guard;
     agent.finish();
     assert!(!std::path::Path::new(&format!("/proc/{guard}")).exists());
-    assert_eq!(net.rules(), before);
+    assert_eq!(net.everything(), before);
 }
 
 #[test]
 fn a_redirector_that_is_dropped_cleans_up() {
     let net = Net::new();
-    let before = net.rules();
+    let before = net.everything();
     drop(redirecting(&net, options(), &[80]));
-    assert_eq!(net.rules(), before);
+    assert_eq!(net.everything(), before);
 }
 
 #[test]

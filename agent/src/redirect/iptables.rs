@@ -168,8 +168,13 @@ impl Iptables {
 
     /// Puts the whole plan into tables that hold nothing of ours; undoes what it did if a later part is refused.
     pub fn install(&self, plan: &Plan) -> Result<(), RedirectError> {
+        self.install_tables(plan, script::tables(plan))
+    }
+
+    /// The same for some of the plan's tables.
+    pub fn install_tables(&self, plan: &Plan, tables: &[&str]) -> Result<(), RedirectError> {
         let mut done = Vec::new();
-        for table in script::tables(plan) {
+        for table in tables {
             for tool in &self.used {
                 if let Err(error) = tool.restore(&script::install(plan, tool.family, table)) {
                     for (tool, table) in done.into_iter().rev() {
@@ -190,8 +195,13 @@ impl Iptables {
 
     /// Removes the plan's rules, the redirect first. Every table is tried; the first failure is returned.
     pub fn remove(&self, plan: &Plan) -> Result<(), RedirectError> {
+        self.remove_tables(plan, script::tables(plan))
+    }
+
+    /// The same for some of the plan's tables.
+    pub fn remove_tables(&self, plan: &Plan, tables: &[&str]) -> Result<(), RedirectError> {
         let mut result = Ok(());
-        for table in script::tables(plan).iter().rev() {
+        for table in tables.iter().rev() {
             for tool in &self.used {
                 result = result.and(tool.restore(&script::remove(plan, table)));
             }

@@ -11,6 +11,7 @@
 mod command;
 pub mod iptables;
 pub mod lease;
+mod netlink;
 pub mod plan;
 pub mod script;
 pub mod transparent;
@@ -18,7 +19,7 @@ pub mod transparent;
 use crate::{
     guard::{Guard, GuardError, Undo, UndoCommand},
     netns::{NetNs, NetNsError},
-    socket::PodConnector,
+    socket::{PodConnector, Transparent},
 };
 use iptables::{Iptables, RulesSnapshot, Variant};
 use lease::{Lease, Lists};
@@ -206,6 +207,9 @@ struct State {
     lists: Lists,
     installed: bool,
     before: RulesSnapshot,
+    /// The sysctls that `transparent` changes, as they were.
+    saved: Vec<(PathBuf, String)>,
+    transparent: Transparent,
     lease: Option<Lease>,
     guard: Option<Guard>,
     ns: NetNs,
@@ -218,28 +222,76 @@ impl State {
         let lock = lock()?;
         let iptables = Iptables::probe(options.variant)?;
         let mut before = iptables.snapshot()?;
+        transparent::clean_leftovers(&before, options.mark | 1).map_err(RedirectError::Setup)?;
         if iptables.clean_leftovers(&before)? > 0 {
             tracing::warn!("removed redirect rules that an agent which is gone had left");
             before = iptables.snapshot()?;
         }
+        let saved = transparent::sysctls();
         let plan = Plan {
             id: unique_id(),
             gateway_port,
             ports: BTreeSet::new(),
             mark: options.mark,
             leased: true,
-            client_address: ClientAddress::Replaced,
+            client_address: options.client_address,
+            sysctls: transparent::describe(&saved),
         };
         let lists = Lists(Family::ALL.map(|family| (plan.lease_name(family), family.any())).into());
-        let undo = undo(&iptables, &plan, &options);
+        let undo = undo(&iptables, &plan, &options, &saved);
         let held = lock.try_clone().map_err(RedirectError::Setup)?;
         let guard = Some(Guard::arm(&options.guard, &undo, held)?);
-        Ok(State { iptables, plan, lists, installed: false, before, lease: None, guard, ns: ns.clone(), _lock: lock })
+        let transparent = Transparent::default();
+        let mut state =
+            State { iptables, plan, lists, installed: false, before, saved, transparent, lease: None, guard, ns: ns.clone(), _lock: lock };
+        state.keep_client_addresses();
+        Ok(state)
+    }
+
+    /// Prepares transparent upstream sockets, or says why the pod will see its own address instead.
+    fn keep_client_addresses(&mut self) {
+        if self.plan.client_address == ClientAddress::Replaced {
+            return;
+        }
+        match self.try_transparent() {
+            Ok(transparent) => self.transparent = transparent,
+            Err(reason) => {
+                tracing::warn!(reason, "the pod will see its own address as its clients'");
+                let _ = transparent::undo(self.plan.transparent_mark(), &self.saved);
+                self.plan.client_address = ClientAddress::Replaced;
+            }
+        }
+    }
+
+    fn try_transparent(&self) -> Result<Transparent, String> {
+        if transparent::marks_are_used(&self.before) {
+            return Err("rules of the pod's own (a mesh's?) use packet marks".into());
+        }
+        let mark = self.plan.transparent_mark();
+        let families: Vec<Family> = self.iptables.tools().iter().map(|tool| tool.family).collect();
+        transparent::enable(mark, &families).map_err(|error| format!("cannot change sysctls or routing: {error}"))?;
+        self.iptables.install_tables(&self.plan, &["raw"]).map_err(|error| error.to_string())?;
+        let mut outcome = Transparent { mark, ..Transparent::default() };
+        let mut failures = String::new();
+        for family in families {
+            match (transparent::works(family, mark), family) {
+                (Ok(()), Family::V4) => outcome.v4 = true,
+                (Ok(()), Family::V6) => outcome.v6 = true,
+                (Err(error), _) => failures += &format!("{family:?}: {error}. "),
+            }
+        }
+        self.iptables.remove_tables(&self.plan, &["raw"]).map_err(|error| error.to_string())?;
+        if !outcome.v4 && !outcome.v6 {
+            return Err(failures);
+        }
+        if !failures.is_empty() {
+            tracing::info!(failures, "the pod will see its own address as that of this family's clients");
+        }
+        Ok(outcome)
     }
 
     fn connector(&self) -> PodConnector {
-        let transparent = (self.plan.client_address == ClientAddress::Kept).then(|| self.plan.transparent_mark());
-        PodConnector::new(self.plan.mark, transparent)
+        PodConnector::new(self.plan.mark, self.transparent)
     }
 
     fn set_ports(&mut self, ports: BTreeSet<u16>) -> Result<(), RedirectError> {
@@ -313,6 +365,9 @@ impl State {
             self.installed = false;
         }
         self.lease = None;
+        if self.plan.client_address == ClientAddress::Kept {
+            transparent::undo(self.plan.transparent_mark(), &self.saved).map_err(RedirectError::Setup)?;
+        }
         let after = self.iptables.snapshot()?;
         let left = iptables::ours(&after);
         if !left.is_empty() {
@@ -347,7 +402,7 @@ fn is_connection_at(line: &str, port: u16) -> bool {
     local.is_some_and(|hex| u16::from_str_radix(hex, 16) == Ok(port)) && !matches!(state, None | Some("0A" | "06"))
 }
 
-fn undo(iptables: &Iptables, plan: &Plan, options: &Options) -> Undo {
+fn undo(iptables: &Iptables, plan: &Plan, options: &Options, saved: &[(PathBuf, String)]) -> Undo {
     let mut commands = Vec::new();
     for table in script::tables(plan).iter().rev() {
         for tool in iptables.tools() {
@@ -360,7 +415,8 @@ fn undo(iptables: &Iptables, plan: &Plan, options: &Options) -> Undo {
         commands,
         remove_files: options.remove_files.clone(),
         remove_folders: options.remove_folders.clone(),
-        ..Undo::default()
+        restore: saved.to_vec(),
+        routing_mark: Some(plan.transparent_mark()),
     }
 }
 

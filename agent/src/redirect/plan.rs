@@ -57,6 +57,8 @@ pub struct Plan {
     /// Redirect only while somebody renews the lease.
     pub leased: bool,
     pub client_address: ClientAddress,
+    /// How sysctls were before, for whoever has to clean up after us: part of the comments.
+    pub sysctls: String,
 }
 
 impl Plan {

@@ -109,7 +109,7 @@ fn chain(plan: &Plan, family: Family, text: &mut String) {
 }
 
 fn comment(plan: &Plan) -> String {
-    format!("-m comment --comment \"{COMMENT}{}\"", plan.id)
+    format!("-m comment --comment \"{COMMENT}{}.{}\"", plan.id, plan.sysctls)
 }
 
 fn line(text: &mut String, args: std::fmt::Arguments) {

@@ -1,1 +1,119 @@
-pub fn remove_routing(_mark: u32) -> std::io::Result<()> { Ok(()) }
+//! The pod keeps seeing its clients' own addresses, ports included.
+//!
+//! ```text
+//! client C:p ──► pod:80 ─REDIRECT─► gateway ── socket bound to C:p, marked, on lo ──► pod's process, which sees C:p
+//!                                      ▲                                                 │ answers to C:p
+//!                                      └──── lo ◄── rule: our mark → local ◄── its socket took the mark over
+//! ```
+//! Three things make the answers come back: `tcp_fwmark_accept` gives the pod's accepted socket the mark of the SYN,
+//! `fwmark_reflect` does so for a refusal, and a routing rule keeps what has our mark in the namespace. Packets without our
+//! mark (everybody else's) fare as before. The connections are not tracked (rule in `raw`), as conntrack knows the same
+//! addresses and ports already: as the client's connection to the gateway. That very identity is what makes it safe: a client
+//! uses a port towards the pod once at a time, so no connection of its own can ever meet one of ours.
+
+use super::{
+    iptables::RulesSnapshot,
+    netlink::{self, Entry},
+    plan::Family,
+};
+use crate::socket::PodConnector;
+use std::{
+    fs, io,
+    net::{Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener},
+    path::PathBuf,
+    time::{Duration, Instant},
+};
+
+/// The routing table, and the priority of the rule that leads to it: before any that a mesh or CNI might have.
+const TABLE: u32 = 0x6d69;
+const PRIORITY: u32 = 9;
+
+/// The answers of the pod's process carry our mark only with these. All are 0 by default.
+const SYSCTLS: [&str; 3] =
+    ["/proc/sys/net/ipv4/tcp_fwmark_accept", "/proc/sys/net/ipv4/fwmark_reflect", "/proc/sys/net/ipv6/fwmark_reflect"];
+
+/// The sysctls of this namespace as they are now.
+pub fn sysctls() -> Vec<(PathBuf, String)> {
+    let read = |path: &&str| fs::read_to_string(path).ok().map(|value| (PathBuf::from(path), value.trim().to_owned()));
+    SYSCTLS.iter().filter_map(read).collect()
+}
+
+/// What must be remembered beyond the death of agent and guard, in a form that fits into a rule's comment: `s000`.
+pub fn describe(sysctls: &[(PathBuf, String)]) -> String {
+    std::iter::once("s").chain(sysctls.iter().map(|(_, value)| value.as_str())).collect()
+}
+
+/// Puts back what a dead agent changed, as told by the comments of its rules.
+pub fn clean_leftovers(rules: &RulesSnapshot, mark: u32) -> io::Result<()> {
+    let described = rules.values().flatten().filter(|rule| rule.contains("--notrack")).find_map(|rule| {
+        let (_, comment) = rule.split_once(super::script::COMMENT)?;
+        let (_, values) = comment.split_once(".s")?;
+        Some(values.chars().take_while(char::is_ascii_digit).collect::<String>())
+    });
+    for ((path, _), value) in sysctls().into_iter().zip(described.iter().flat_map(|values| values.chars())) {
+        fs::write(path, value.to_string())?;
+    }
+    remove_routing(mark)
+}
+
+/// Whether other people's rules put marks on packets: with `tcp_fwmark_accept` these would reach the pod's sockets.
+pub fn marks_are_used(rules: &RulesSnapshot) -> bool {
+    let marking = ["-j MARK", "-j CONNMARK", "-j TPROXY"];
+    rules.values().flatten().any(|rule| marking.iter().any(|target| rule.contains(target)))
+}
+
+/// Changes the namespace so that transparent sockets work; `undo` (or the guard) changes it back.
+pub fn enable(mark: u32, families: &[Family]) -> io::Result<()> {
+    for (path, value) in sysctls() {
+        if value != "1" {
+            fs::write(path, "1")?;
+        }
+    }
+    for &family in families {
+        netlink::local_default(Entry::Present, family, TABLE)?;
+        netlink::rule(Entry::Present, family, mark, TABLE, PRIORITY)?;
+    }
+    Ok(())
+}
+
+/// Puts everything back. Every part is tried; the first failure is returned.
+pub fn undo(mark: u32, saved: &[(PathBuf, String)]) -> io::Result<()> {
+    let written = saved.iter().map(|(path, value)| fs::write(path, value));
+    written.fold(remove_routing(mark), |result, one| result.and(one))
+}
+
+/// Removes the rule and the route of both families, as far as they are there.
+pub fn remove_routing(mark: u32) -> io::Result<()> {
+    Family::ALL.into_iter().fold(Ok(()), |result, family| {
+        let rule = netlink::rule(Entry::Absent, family, mark, TABLE, PRIORITY);
+        result.and(rule).and(netlink::local_default(Entry::Absent, family, TABLE))
+    })
+}
+
+/// Tries it out: a listener on the loopback address, called from an address that nobody has (RFC 5737, RFC 3849). A firewall
+/// or a kernel without what we need shows here, and not at the pod's clients.
+pub fn works(family: Family, mark: u32) -> io::Result<()> {
+    const PATIENCE: Duration = Duration::from_millis(200);
+    let (own, foreign): (SocketAddr, SocketAddr) = match family {
+        Family::V4 => ((Ipv4Addr::LOCALHOST, 0).into(), (Ipv4Addr::new(192, 0, 2, 77), 40_077).into()),
+        Family::V6 => ((Ipv6Addr::LOCALHOST, 0).into(), (Ipv6Addr::new(0x2001, 0xdb8, 0, 0, 0, 0, 0, 0x77), 40_077).into()),
+    };
+    let listener = TcpListener::bind(own)?;
+    listener.set_nonblocking(true)?;
+    let socket = PodConnector::transparent_socket(listener.local_addr()?, foreign, mark)?;
+    // A plain bind must be refused: else local clients and foreign ones cannot be told apart (ip_nonlocal_bind).
+    if TcpListener::bind(foreign).is_ok() {
+        return Err(io::Error::other("the kernel lets any address be bound"));
+    }
+    socket.set_nonblocking(false)?;
+    socket.connect_timeout(&listener.local_addr()?.into(), PATIENCE)?;
+    let deadline = Instant::now() + PATIENCE;
+    loop {
+        match listener.accept() {
+            Ok((_, peer)) if (peer.ip(), peer.port()) == (foreign.ip(), foreign.port()) => return Ok(()),
+            Ok((_, peer)) => return Err(io::Error::other(format!("the listener saw {peer}"))),
+            Err(error) if error.kind() != io::ErrorKind::WouldBlock || Instant::now() > deadline => return Err(error),
+            Err(_) => std::thread::sleep(Duration::from_millis(1)),
+        }
+    }
+}
