@@ -9,6 +9,7 @@
 //! | [`http`] | an HTTP/1.1 client that can send byte by byte and keeps what came |
 //! | [`http2`] | an HTTP/2 client with prior knowledge |
 //! | [`load`] | [`Others`]: 64 clients of other people, who must not notice anything |
+//! | [`probe`] | [`Probe`]: how long the pod could not be reached
 //! | [`recorder`] | [`Recorder`]: a server that keeps the exact bytes that it got |
 //!
 //! Needs root and the built product (`make build`). Whatever a run that was killed has left is removed by the next one.
@@ -21,6 +22,7 @@ pub mod load;
 pub mod machine;
 pub mod netns;
 pub mod pod;
+pub mod probe;
 pub mod processes;
 pub mod programs;
 pub mod recorder;
@@ -32,6 +34,7 @@ pub mod wait;
 pub use http::Client;
 pub use load::Others;
 pub use pod::Pod;
+pub use probe::Probe;
 pub use programs::Program;
 pub use recorder::Recorder;
 pub use session::{Exec, Session};

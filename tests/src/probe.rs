@@ -1,0 +1,85 @@
+//! One client that connects anew, again and again, and knows to the millisecond when the pod could not be reached.
+
+use std::{
+    io::{BufReader, Write},
+    net::{SocketAddr, TcpStream},
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    thread::{self, JoinHandle},
+    time::{Duration, Instant},
+};
+
+use crate::{
+    http::{get, read_response},
+    pod::{Pod, WEB},
+};
+
+/// One attempt.
+#[derive(Clone, Debug)]
+pub struct Attempt {
+    /// Before the connect.
+    pub began: Instant,
+    /// After the whole answer, or the failure.
+    pub ended: Instant,
+    /// Who answered, or what went wrong.
+    pub result: Result<String, String>,
+}
+
+/// The running client.
+pub struct Probe {
+    over: Arc<AtomicBool>,
+    thread: Option<JoinHandle<Vec<Attempt>>>,
+}
+
+impl Probe {
+    /// Starts connecting to the pod's web server.
+    pub fn start(pod: &Pod) -> Self {
+        let over = Arc::new(AtomicBool::new(false));
+        let (ends, address) = (Arc::clone(&over), pod.address(WEB));
+        let thread = pod.clients.spawn(move || {
+            let mut attempts = Vec::new();
+            while !ends.load(Ordering::Relaxed) {
+                let began = Instant::now();
+                let result = attempt(address);
+                attempts.push(Attempt { began, ended: Instant::now(), result });
+                thread::sleep(Duration::from_millis(1));
+            }
+            attempts
+        });
+        Self { over, thread: Some(thread) }
+    }
+
+    /// Ends it; gives all attempts.
+    pub fn stop(mut self) -> Vec<Attempt> {
+        self.over.store(true, Ordering::Relaxed);
+        self.thread.take().unwrap().join().unwrap()
+    }
+}
+
+impl Drop for Probe {
+    fn drop(&mut self) {
+        self.over.store(true, Ordering::Relaxed);
+        if let Some(thread) = self.thread.take() {
+            let _ = thread.join();
+        }
+    }
+}
+
+fn attempt(address: SocketAddr) -> Result<String, String> {
+    let limit = Duration::from_millis(500);
+    let stream = TcpStream::connect_timeout(&address, limit).map_err(|error| format!("connect: {error}"))?;
+    stream.set_read_timeout(Some(limit)).map_err(|error| error.to_string())?;
+    let mut stream = BufReader::new(stream);
+    stream.get_mut().write_all(&get("/probe", &[])).map_err(|error| format!("send: {error}"))?;
+    read_response(&mut stream).map(|response| response.who()).map_err(|error| format!("receive: {error}"))
+}
+
+/// How long after `moment` the pod was served again for good: the end of the first good attempt behind which none that began
+/// later failed. `None` if that never came.
+pub fn recovery(attempts: &[Attempt], moment: Instant) -> Option<Duration> {
+    let later: Vec<_> = attempts.iter().filter(|attempt| attempt.ended > moment).collect();
+    let after_failures = later.iter().rposition(|attempt| attempt.result.as_deref() != Ok("pod")).map_or(0, |index| index + 1);
+    later.get(after_failures).map(|attempt| attempt.ended - moment)
+}
