@@ -24,12 +24,12 @@ use std::{
 pub struct Undo {
     /// `recent` lists to empty, first of all: from then on the redirect rules match nothing. Microseconds.
     pub leases: Vec<PathBuf>,
-    /// Run side by side; each is one atomic change.
+    /// Run side by side.
     pub commands: Vec<UndoCommand>,
-    /// Files to write back as they were (sysctls).
-    pub restore: Vec<(PathBuf, String)>,
-    /// The mark of the routing rules to remove.
-    pub routing_mark: Option<u32>,
+    /// The mark whose routing is to be removed.
+    pub routing_mark: u32,
+    /// To be set as they were.
+    pub sysctls: Vec<transparent::Sysctl>,
     pub remove_files: Vec<PathBuf>,
     /// Removed if empty.
     pub remove_folders: Vec<PathBuf>,
@@ -39,7 +39,8 @@ pub struct Undo {
 pub struct UndoCommand {
     pub program: PathBuf,
     pub args: Vec<String>,
-    pub input: String,
+    /// One atomic change each, in this order; the program is given all at once and stops at what is refused.
+    pub inputs: Vec<String>,
 }
 
 #[derive(Debug, thiserror::Error)]
@@ -156,37 +157,45 @@ impl Undo {
         for list in &self.leases {
             let _ = fs::write(list, "/");
         }
-        let mut running: Vec<_> = self.commands.iter().map(|command| (command, command.start())).collect();
-        if let Some(mark) = self.routing_mark {
-            let _ = transparent::remove_routing(mark);
-        }
-        for (path, content) in &self.restore {
-            let _ = fs::write(path, content);
-        }
+        let start = |command: &UndoCommand| command.start(&command.inputs.concat());
+        let running: Vec<_> = self.commands.iter().map(|command| (command, start(command))).collect();
+        let _ = transparent::undo(self.routing_mark, &self.sysctls);
         for path in &self.remove_files {
             let _ = fs::remove_file(path);
         }
         for path in &self.remove_folders {
             let _ = fs::remove_dir(path);
         }
-        // A command is refused if its rules are not there. They may have been about to come: a last change of the agent's
-        // that the kernel was just carrying out. Look once more.
-        running.retain_mut(|(_, child)| !child.as_mut().is_ok_and(|child| child.wait().is_ok_and(|status| status.success())));
-        if !running.is_empty() {
-            std::thread::sleep(Duration::from_millis(50));
-            for child in running.into_iter().map(|(command, _)| command.start()) {
-                let _ = child.and_then(|mut child| child.wait());
+        let mut refused = Vec::new();
+        for (command, child) in running {
+            if !finishes_well(child) {
+                refused.push(command);
+            }
+        }
+        if refused.is_empty() {
+            return;
+        }
+        // What is not there cannot be removed, and stops what comes after it. Or it was just about to come: a last change of
+        // the agent's that the kernel was carrying out. So once more, after a moment, each for itself.
+        std::thread::sleep(Duration::from_millis(50));
+        for command in refused {
+            for input in &command.inputs {
+                finishes_well(command.start(input));
             }
         }
     }
 }
 
+fn finishes_well(child: io::Result<Child>) -> bool {
+    child.is_ok_and(|mut child| child.wait().is_ok_and(|status| status.success()))
+}
+
 impl UndoCommand {
-    fn start(&self) -> io::Result<Child> {
+    fn start(&self, input: &str) -> io::Result<Child> {
         let null = Stdio::null;
         let mut child = Command::new(&self.program).args(&self.args).stdin(Stdio::piped()).stdout(null()).stderr(null()).spawn()?;
-        if let Some(mut input) = child.stdin.take() {
-            input.write_all(self.input.as_bytes())?;
+        if let Some(mut stdin) = child.stdin.take() {
+            stdin.write_all(input.as_bytes())?;
         }
         Ok(child)
     }

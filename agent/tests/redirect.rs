@@ -3,6 +3,8 @@
 //! Who answered is told by the first line that a client reads: "gw …" if its connection went through the gateway, which
 //! then relays to the pod, or "pod …". Needs root; every namespace, process and rule goes when a test ends, also by panic.
 
+#![allow(clippy::unwrap_used, clippy::expect_used)] // also the helpers of tests are tests
+
 use mirrord_agent::{
     netns::NetNs,
     redirect::{
@@ -17,7 +19,10 @@ use std::{
     io::{BufRead, BufReader, Read, Write},
     net::{SocketAddr, TcpListener, TcpStream},
     process::{Child, ChildStdin, Command, Stdio},
-    sync::atomic::{AtomicU32, Ordering},
+    sync::{
+        Arc,
+        atomic::{AtomicBool, AtomicU32, Ordering},
+    },
     time::{Duration, Instant},
 };
 
@@ -180,6 +185,16 @@ impl Talk {
         line.trim_end().to_owned()
     }
 
+    /// After what the gateway and the pod say first.
+    fn greeted(mut self) -> Talk {
+        loop {
+            match self.line() {
+                line if line.starts_with("pod ") => return self,
+                line => assert!(line.starts_with("gw "), "not served: {line:?}"),
+            }
+        }
+    }
+
     fn echoes(&mut self, text: &str) {
         self.0.get_mut().write_all(format!("{text}\n").as_bytes()).unwrap();
         assert_eq!(self.line(), text);
@@ -276,7 +291,12 @@ struct Agent {
 
 impl Agent {
     fn start(net: &Net, socket: &std::path::Path) -> Agent {
-        let role = role("agent");
+        Self::start_as(&[], net, socket)
+    }
+
+    /// Starts it by way of another program, which in the end becomes it.
+    fn start_as(wrapper: &[&str], net: &Net, socket: &std::path::Path) -> Agent {
+        let role: Vec<OsString> = wrapper.iter().map(OsString::from).chain(role("agent")).collect();
         let mut child = Command::new(&role[0])
             .args(&role[1..])
             .env("MRD_TEST_NETNS", net.pod.path())
@@ -301,10 +321,13 @@ impl Agent {
 
     fn kill_with_guard(&mut self) -> Instant {
         let killed = Instant::now();
-        // SAFETY: kill(2) on a process that this test has started; it cannot have been reaped, it is the agent's child.
-        unsafe { libc::kill(self.guard, libc::SIGKILL) };
+        send_signal(self.guard, libc::SIGKILL);
         self.child.kill().unwrap();
         killed
+    }
+
+    fn signal(&self, signal: i32) {
+        send_signal(self.child.id() as i32, signal);
     }
 
     fn finish(mut self) {
@@ -322,6 +345,21 @@ impl Drop for Agent {
     fn drop(&mut self) {
         let _ = self.child.kill();
         let _ = self.child.wait();
+    }
+}
+
+fn send_signal(pid: i32, signal: i32) {
+    // SAFETY: no memory is passed; the process was started by this test and is a child, or a child's child, not yet reaped.
+    assert_eq!(unsafe { libc::kill(pid, signal) }, 0);
+}
+
+/// A child that ends with the test.
+struct Running(Child);
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
     }
 }
 
@@ -516,6 +554,199 @@ fn a_redirector_that_is_dropped_cleans_up() {
     let net = Net::new();
     let before = net.everything();
     drop(redirecting(&net, options(), &[80]));
+    assert_eq!(net.everything(), before);
+}
+
+#[test]
+fn others_notice_nothing_of_start_and_end() {
+    let net = Net::new();
+    net.serve(&net.pod, 80);
+    let stop = Arc::new(AtomicBool::new(false));
+    let exchanges = Arc::new(AtomicU32::new(0));
+    let targets = [format!("{POD_V4}:80"), format!("[{POD_V6}]:80")];
+    // Some keep a connection and talk on it, some make new ones all the time.
+    let clients: Vec<_> = (0..16)
+        .map(|n| {
+            let to: SocketAddr = targets[n % 2].parse().unwrap();
+            let (stop, exchanges) = (stop.clone(), exchanges.clone());
+            let work = move || {
+                let (mut done, mut kept) = (0u32, None);
+                while !stop.load(Ordering::Relaxed) {
+                    let talk = kept.get_or_insert_with(|| Talk::dial(to).map(Talk::greeted).expect("connects"));
+                    talk.echoes("ping");
+                    done += 1;
+                    exchanges.fetch_add(1, Ordering::Relaxed);
+                    if n < 8 || done.is_multiple_of(200) {
+                        kept = None;
+                    }
+                }
+                done
+            };
+            net.client.spawn("client", work).unwrap()
+        })
+        .collect();
+    let (port, connector) = gateway(&net.pod);
+    let mut redirector = Redirector::start(&net.pod, port, options()).unwrap();
+    connector.send(redirector.pod_connector()).unwrap();
+    for _ in 0..5 {
+        for ports in [BTreeSet::from([80]), none()] {
+            redirector.set_ports(&ports).unwrap();
+            let before = exchanges.load(Ordering::Relaxed);
+            eventually("traffic goes on", || exchanges.load(Ordering::Relaxed) > before + 3000);
+        }
+    }
+    eventually("what was redirected has ended", || redirector.settle().unwrap());
+    redirector.finish().unwrap();
+    stop.store(true, Ordering::Relaxed);
+    // A client that met a refusal, a reset or silence has panicked.
+    let done: Vec<u32> = clients.into_iter().map(|client| client.join().unwrap().unwrap()).collect();
+    println!("{} exchanges, none disturbed", done.iter().sum::<u32>());
+    assert!(done.iter().all(|&done| done > 0), "{done:?}");
+}
+
+#[test]
+fn a_pod_that_does_not_listen_refuses_as_it_would_without_us() {
+    let net = Net::new();
+    let redirector = redirecting(&net, options(), &[80]);
+    for to in [format!("{POD_V4}:80"), format!("[{POD_V6}]:80")] {
+        for from in [&net.client, &net.pod] {
+            let start = Instant::now();
+            let mut talk = net.dial(from, &to).unwrap();
+            assert_eq!((talk.line(), talk.line()), (format!("gw {to}"), "no pod: Connection refused (os error 111)".into()));
+            assert!(start.elapsed() < Duration::from_millis(500));
+        }
+    }
+    redirector.finish().unwrap();
+}
+
+#[test]
+fn a_stopped_agent_loses_its_lease_and_gets_it_back() {
+    let net = Net::new();
+    net.serve(&net.pod, 80);
+    let agent = Agent::start(&net, "/nonexistent".as_ref());
+    let to = format!("{POD_V4}:80");
+    assert!(net.from_client(&to).line().starts_with("gw "));
+    agent.signal(libc::SIGSTOP);
+    // A connection that still reached the stopped gateway would have to wait for it; short patience, then once more.
+    eventually("new connections go to the pod", || {
+        let to: SocketAddr = to.parse().unwrap();
+        net.within(&net.client, move || {
+            let mut talk = Talk::dial(to).unwrap();
+            talk.0.get_ref().set_read_timeout(Some(Duration::from_millis(50))).unwrap();
+            let mut line = String::new();
+            talk.0.read_line(&mut line).is_ok() && line.starts_with("pod ")
+        })
+    });
+    agent.signal(libc::SIGCONT);
+    eventually("they are redirected again", || net.from_client(&to).line().starts_with("gw "));
+    agent.finish();
+}
+
+#[test]
+fn nginx_logs_the_clients_address() {
+    let net = Net::new();
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().display().to_string();
+    let config = format!(
+        "daemon off; master_process off; error_log {path}/error; pid {path}/pid; events {{}}
+         http {{ log_format who '$remote_addr $remote_port'; access_log {path}/access who;
+                 server {{ listen 80; listen [::]:80; location / {{ return 200 hello; }} }} }}"
+    );
+    std::fs::write(folder.path().join("conf"), config).unwrap();
+    let net_option = format!("--net=/run/netns/{}-pod", net.name);
+    let mut nginx = Command::new("nsenter");
+    nginx.args([&net_option, "nginx", "-p", &path, "-c", &format!("{path}/conf")]).stderr(Stdio::null());
+    let _nginx = Running(nginx.spawn().unwrap());
+    eventually("nginx listens", || net.dial(&net.pod, "[::1]:80").is_ok() && net.dial(&net.pod, "127.0.0.1:80").is_ok());
+    let redirector = redirecting(&net, options(), &[80]);
+    for (from, to) in [
+        (&net.client, format!("{POD_V4}:80")),
+        (&net.client, format!("[{POD_V6}]:80")),
+        (&net.pod, "127.0.0.1:80".to_owned()),
+        (&net.pod, "[::1]:80".to_owned()),
+        (&net.pod, format!("{POD_V4}:80")),
+    ] {
+        let mut talk = net.dial(from, &to).unwrap();
+        assert_eq!(talk.line(), format!("gw {to}"));
+        talk.0.get_mut().write_all(b"GET / HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n").unwrap();
+        let mut answer = String::new();
+        talk.0.read_to_string(&mut answer).unwrap();
+        assert!(answer.ends_with("hello"), "{answer}");
+        let log = std::fs::read_to_string(folder.path().join("access")).unwrap();
+        let (address, port) = log.lines().last().unwrap().split_once(' ').unwrap();
+        assert_eq!(address, talk.own().ip().to_string(), "{to}");
+        assert!(std::ptr::eq(from, &net.pod) || port == talk.own().port().to_string());
+    }
+    redirector.finish().unwrap();
+}
+
+#[test]
+fn without_ipv6_in_the_pod_ipv4_is_redirected() {
+    let net = Net::new();
+    net.in_pod("sysctl", &["-q", "-w", "net.ipv6.conf.all.disable_ipv6=1"]);
+    net.serve(&net.pod, 80);
+    let before = net.everything();
+    let redirector = redirecting(&net, options(), &[80]);
+    let mut talk = net.from_client(format!("{POD_V4}:80"));
+    assert!(talk.line().starts_with("gw "));
+    assert_eq!(talk.pod_sees(), Some(talk.own()));
+    redirector.finish().unwrap();
+    assert_eq!(net.everything(), before);
+}
+
+#[test]
+fn where_other_rules_use_marks_the_pod_sees_its_own_address() {
+    let net = Net::new();
+    net.serve(&net.pod, 80);
+    net.in_pod("iptables", &["-t", "mangle", "-A", "PREROUTING", "-p", "tcp", "-j", "MARK", "--set-mark", "0x539"]);
+    let before = net.everything();
+    let redirector = redirecting(&net, options(), &[80]);
+    for (to, own) in [(format!("{POD_V4}:80"), POD_V4), (format!("[{POD_V6}]:80"), POD_V6)] {
+        let mut talk = net.from_client(to);
+        assert!(talk.line().starts_with("gw "));
+        assert_eq!(talk.pod_sees().unwrap().ip().to_string(), own);
+    }
+    redirector.finish().unwrap();
+    assert_eq!(net.everything(), before);
+}
+
+#[test]
+fn what_is_missing_is_named() {
+    let net = Net::new();
+    let before = net.everything();
+    let agent = |wrapper: &[&str]| {
+        let exe = role("agent");
+        let all = wrapper.iter().map(OsString::from).chain(exe);
+        let all: Vec<OsString> = all.collect();
+        let output =
+            Command::new(&all[0]).args(&all[1..]).env("MRD_TEST_NETNS", net.pod.path()).env_remove("RUST_BACKTRACE").output().unwrap();
+        assert!(!output.status.success());
+        String::from_utf8_lossy(&output.stderr).into_owned()
+    };
+    // No namespace may be entered; then: entered, but nothing changed in it.
+    let said = agent(&["setpriv", "--bounding-set", "-sys_admin"]);
+    assert!(said.contains("Privilege"), "{said}");
+    let said = agent(&["nsenter", &format!("--net={}", net.pod.path().display()), "setpriv", "--bounding-set", "-net_admin"]);
+    assert!(said.contains("Privilege"), "{said}");
+    // A machine without iptables: an empty folder over the one where it lives.
+    let hide = "mount -t tmpfs none /usr/sbin && exec \"$@\"";
+    let said = agent(&["unshare", "-m", "sh", "-c", hide, "sh"]);
+    assert!(said.contains("ToolMissing"), "{said}");
+    assert_eq!(net.everything(), before);
+}
+
+#[test]
+fn in_a_container_with_read_only_sysctls_the_pod_still_sees_its_clients() {
+    let net = Net::new();
+    net.serve(&net.pod, 80);
+    let before = net.everything();
+    let read_only = "mount --bind /proc/sys /proc/sys && mount -o remount,ro,bind /proc/sys && exec \"$@\"";
+    let mut agent = Agent::start_as(&["unshare", "-m", "sh", "-c", read_only, "sh"], &net, "/nonexistent".as_ref());
+    let mut talk = net.from_client(format!("{POD_V4}:80"));
+    assert!(talk.line().starts_with("gw "));
+    assert_eq!(talk.pod_sees(), Some(talk.own()));
+    agent.kill();
+    eventually("the guard has done its work there", || !agent.guard_runs());
     assert_eq!(net.everything(), before);
 }
 

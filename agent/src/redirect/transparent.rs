@@ -15,12 +15,12 @@ use super::{
     iptables::RulesSnapshot,
     netlink::{self, Entry},
     plan::Family,
+    procfs,
 };
 use crate::socket::PodConnector;
 use std::{
-    fs, io,
+    io,
     net::{Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener},
-    path::PathBuf,
     time::{Duration, Instant},
 };
 
@@ -29,17 +29,18 @@ const TABLE: u32 = 0x6d69;
 const PRIORITY: u32 = 9;
 
 /// The answers of the pod's process carry our mark only with these. All are 0 by default.
-const SYSCTLS: [&str; 3] =
-    ["/proc/sys/net/ipv4/tcp_fwmark_accept", "/proc/sys/net/ipv4/fwmark_reflect", "/proc/sys/net/ipv6/fwmark_reflect"];
+const SYSCTLS: [&str; 3] = ["net/ipv4/tcp_fwmark_accept", "net/ipv4/fwmark_reflect", "net/ipv6/fwmark_reflect"];
+
+/// A sysctl's name and value.
+pub type Sysctl = (String, String);
 
 /// The sysctls of this namespace as they are now.
-pub fn sysctls() -> Vec<(PathBuf, String)> {
-    let read = |path: &&str| fs::read_to_string(path).ok().map(|value| (PathBuf::from(path), value.trim().to_owned()));
-    SYSCTLS.iter().filter_map(read).collect()
+pub fn sysctls() -> Vec<Sysctl> {
+    SYSCTLS.iter().filter_map(|name| Some((name.to_string(), procfs::read(name).ok()?))).collect()
 }
 
 /// What must be remembered beyond the death of agent and guard, in a form that fits into a rule's comment: `s000`.
-pub fn describe(sysctls: &[(PathBuf, String)]) -> String {
+pub fn describe(sysctls: &[Sysctl]) -> String {
     std::iter::once("s").chain(sysctls.iter().map(|(_, value)| value.as_str())).collect()
 }
 
@@ -50,8 +51,8 @@ pub fn clean_leftovers(rules: &RulesSnapshot, mark: u32) -> io::Result<()> {
         let (_, values) = comment.split_once(".s")?;
         Some(values.chars().take_while(char::is_ascii_digit).collect::<String>())
     });
-    for ((path, _), value) in sysctls().into_iter().zip(described.iter().flat_map(|values| values.chars())) {
-        fs::write(path, value.to_string())?;
+    for ((name, _), value) in sysctls().into_iter().zip(described.iter().flat_map(|values| values.chars())) {
+        procfs::write(&name, &value.to_string())?;
     }
     remove_routing(mark)
 }
@@ -62,32 +63,34 @@ pub fn marks_are_used(rules: &RulesSnapshot) -> bool {
     rules.values().flatten().any(|rule| marking.iter().any(|target| rule.contains(target)))
 }
 
-/// Changes the namespace so that transparent sockets work; `undo` (or the guard) changes it back.
-pub fn enable(mark: u32, families: &[Family]) -> io::Result<()> {
-    for (path, value) in sysctls() {
-        if value != "1" {
-            fs::write(path, "1")?;
-        }
-    }
-    for &family in families {
-        netlink::local_default(Entry::Present, family, TABLE)?;
-        netlink::rule(Entry::Present, family, mark, TABLE, PRIORITY)?;
-    }
-    Ok(())
+/// Lets the answers of the pod's process carry the mark; `undo` (or the guard) changes it back.
+pub fn set_sysctls() -> io::Result<()> {
+    sysctls().iter().try_for_each(|(name, _)| procfs::write(name, "1"))
+}
+
+/// Keeps packets of a family that have the mark in the namespace, whatever address they go to.
+pub fn add_routing(family: Family, mark: u32) -> io::Result<()> {
+    netlink::local_default(Entry::Present, family, TABLE)?;
+    netlink::rule(Entry::Present, family, mark, TABLE, PRIORITY)
 }
 
 /// Puts everything back. Every part is tried; the first failure is returned.
-pub fn undo(mark: u32, saved: &[(PathBuf, String)]) -> io::Result<()> {
-    let written = saved.iter().map(|(path, value)| fs::write(path, value));
-    written.fold(remove_routing(mark), |result, one| result.and(one))
+pub fn undo(mark: u32, saved: &[Sysctl]) -> io::Result<()> {
+    let mut result = remove_routing(mark);
+    for (name, value) in saved {
+        result = result.and(procfs::write(name, value));
+    }
+    result
 }
 
 /// Removes the rule and the route of both families, as far as they are there.
-pub fn remove_routing(mark: u32) -> io::Result<()> {
-    Family::ALL.into_iter().fold(Ok(()), |result, family| {
-        let rule = netlink::rule(Entry::Absent, family, mark, TABLE, PRIORITY);
-        result.and(rule).and(netlink::local_default(Entry::Absent, family, TABLE))
-    })
+fn remove_routing(mark: u32) -> io::Result<()> {
+    let mut result = Ok(());
+    for family in Family::ALL {
+        result = result.and(netlink::rule(Entry::Absent, family, mark, TABLE, PRIORITY));
+        result = result.and(netlink::local_default(Entry::Absent, family, TABLE));
+    }
+    result
 }
 
 /// Tries it out: a listener on the loopback address, called from an address that nobody has (RFC 5737, RFC 3849). A firewall

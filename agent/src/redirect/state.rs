@@ -1,0 +1,270 @@
+//! What the control thread knows and does: which rules are installed, what was there before, how to get back to it.
+//! Every method runs on that thread, in the target's namespace, and may block for some milliseconds.
+
+use super::{
+    Options, RedirectError,
+    iptables::{self, Iptables, RulesSnapshot, Tool},
+    lease::{Lease, Lists},
+    plan::{ClientAddress, Family, Plan},
+    script,
+    transparent::{self, Sysctl},
+};
+use crate::{
+    guard::{Guard, Undo, UndoCommand},
+    netns::NetNs,
+    socket::{PodConnector, Transparent},
+};
+use std::{
+    collections::BTreeSet,
+    fs, io,
+    os::{
+        fd::OwnedFd,
+        linux::net::SocketAddrExt,
+        unix::net::{SocketAddr, UnixDatagram},
+    },
+    time::{Duration, Instant},
+};
+
+#[derive(Debug)]
+pub struct State {
+    iptables: Iptables,
+    plan: Plan,
+    lists: Lists,
+    installed: bool,
+    before: RulesSnapshot,
+    /// The sysctls that `transparent` changes, as they were.
+    saved: Vec<Sysctl>,
+    transparent: Transparent,
+    lease: Option<Lease>,
+    guard: Option<Guard>,
+    ns: NetNs,
+    /// Held as long as we may have rules.
+    _lock: OwnedFd,
+}
+
+impl State {
+    pub fn start(ns: &NetNs, gateway_port: u16, options: Options) -> Result<Self, RedirectError> {
+        let lock = lock()?;
+        let iptables = Iptables::probe(options.variant)?;
+        let mut before = iptables.snapshot()?;
+        transparent::clean_leftovers(&before, options.mark | 1).map_err(RedirectError::Setup)?;
+        if iptables.clean_leftovers(&before)? > 0 {
+            tracing::warn!("removed redirect rules that an agent which is gone had left");
+            before = iptables.snapshot()?;
+        }
+        let saved = transparent::sysctls();
+        let plan = Plan {
+            id: unique_id(),
+            gateway_port,
+            ports: BTreeSet::new(),
+            mark: options.mark,
+            leased: true,
+            client_address: options.client_address,
+            sysctls: transparent::describe(&saved),
+        };
+        let lists = Lists(Family::ALL.map(|family| (plan.lease_name(family), family.any())).into());
+        let undo = undo(&iptables, &plan, &options, &saved);
+        let held = lock.try_clone().map_err(RedirectError::Setup)?;
+        let guard = Some(Guard::arm(&options.guard, &undo, held)?);
+        let transparent = Transparent::default();
+        let mut state =
+            State { iptables, plan, lists, installed: false, before, saved, transparent, lease: None, guard, ns: ns.clone(), _lock: lock };
+        state.keep_client_addresses();
+        Ok(state)
+    }
+
+    /// Prepares transparent upstream sockets, or says why the pod will see its own address instead.
+    fn keep_client_addresses(&mut self) {
+        if self.plan.client_address == ClientAddress::Replaced {
+            return;
+        }
+        match self.try_transparent() {
+            Ok(transparent) => self.transparent = transparent,
+            Err(reason) => {
+                tracing::warn!(reason, "the pod will see its own address as its clients'");
+                let _ = transparent::undo(self.plan.transparent_mark(), &self.saved);
+                self.plan.client_address = ClientAddress::Replaced;
+            }
+        }
+    }
+
+    fn try_transparent(&self) -> Result<Transparent, String> {
+        if transparent::marks_are_used(&self.before) {
+            return Err("rules of the pod's own (a mesh's?) use packet marks".into());
+        }
+        let mark = self.plan.transparent_mark();
+        transparent::set_sysctls().map_err(|error| format!("cannot change sysctls: {error}"))?;
+        self.iptables.install_tables(&self.plan, &["raw"]).map_err(|error| error.to_string())?;
+        let mut outcome = Transparent { mark, ..Transparent::default() };
+        let mut failures = String::new();
+        for family in self.iptables.tools().iter().map(|tool| tool.family) {
+            let works = transparent::add_routing(family, mark).and_then(|()| transparent::works(family, mark));
+            match (works, family) {
+                (Ok(()), Family::V4) => outcome.v4 = true,
+                (Ok(()), Family::V6) => outcome.v6 = true,
+                (Err(error), _) => failures += &format!("{family:?}: {error}. "),
+            }
+        }
+        self.iptables.remove_tables(&self.plan, &["raw"]).map_err(|error| error.to_string())?;
+        if !outcome.v4 && !outcome.v6 {
+            return Err(failures);
+        }
+        if !failures.is_empty() {
+            tracing::info!(failures, "the pod will see its own address as that of this family's clients");
+        }
+        Ok(outcome)
+    }
+
+    pub fn connector(&self) -> PodConnector {
+        PodConnector::new(self.plan.mark, self.transparent)
+    }
+
+    pub fn guard_pid(&self) -> Option<u32> {
+        self.guard.as_ref().map(Guard::pid)
+    }
+
+    pub fn set_ports(&mut self, ports: BTreeSet<u16>) -> Result<(), RedirectError> {
+        if ports == self.plan.ports {
+            return Ok(());
+        }
+        let wanted = Plan { ports, ..self.plan.clone() };
+        if self.installed {
+            if let Err(error) = self.iptables.update(&wanted) {
+                // One family may have taken it: both back to what they were.
+                let _ = self.iptables.update(&self.plan);
+                return Err(error);
+            }
+            self.plan = wanted;
+        } else {
+            self.install(wanted)?;
+        }
+        if self.plan.ports.is_empty() {
+            return self.settle().map(drop);
+        }
+        self.keep_lease()
+    }
+
+    fn install(&mut self, wanted: Plan) -> Result<(), RedirectError> {
+        match self.iptables.install(&wanted) {
+            Ok(()) => self.plan = wanted,
+            Err(error @ RedirectError::Tool { .. }) => {
+                // The kernel may lack the `recent` match. If it takes the same rules without, that was it.
+                let unleased = Plan { leased: false, ..wanted };
+                self.iptables.install(&unleased).map_err(|_| error)?;
+                tracing::warn!("no `recent` match in this kernel: if the agent and its guard are killed at once, the redirect stays");
+                self.plan = unleased;
+            }
+            Err(error) => return Err(error),
+        }
+        self.installed = true;
+        Ok(())
+    }
+
+    /// The lists exist only since the rules do: make them fresh now, so that the very next connection is redirected.
+    fn keep_lease(&mut self) -> Result<(), RedirectError> {
+        if self.plan.leased {
+            self.lists.renew().map_err(RedirectError::Setup)?;
+            if self.lease.is_none() {
+                self.lease = Some(Lease::start(&self.ns, self.lists.clone())?);
+            }
+        }
+        Ok(())
+    }
+
+    pub fn settle(&mut self) -> Result<bool, RedirectError> {
+        if self.installed && self.plan.ports.is_empty() && self.in_flight() == 0 {
+            self.iptables.remove(&self.plan)?;
+            self.installed = false;
+            self.lease = None;
+        }
+        Ok(!self.installed)
+    }
+
+    pub fn in_flight(&self) -> usize {
+        ["/proc/thread-self/net/tcp", "/proc/thread-self/net/tcp6"]
+            .iter()
+            .filter_map(|path| fs::read_to_string(path).ok())
+            .map(|table| table.lines().filter(|line| is_connection_at(line, self.plan.gateway_port)).count())
+            .sum()
+    }
+
+    pub fn finish(&mut self) -> Result<(), RedirectError> {
+        if self.installed {
+            self.iptables.remove(&self.plan)?;
+            self.installed = false;
+        }
+        self.lease = None;
+        if self.plan.client_address == ClientAddress::Kept {
+            transparent::undo(self.plan.transparent_mark(), &self.saved).map_err(RedirectError::Setup)?;
+        }
+        let after = self.iptables.snapshot()?;
+        let left = iptables::ours(&after);
+        if !left.is_empty() {
+            return Err(RedirectError::LeftRules(left));
+        }
+        if after != self.before {
+            tracing::warn!("the target's rules are not those from before the start: somebody else changed them meanwhile");
+        }
+        if let Some(guard) = self.guard.take() {
+            guard.stand_down();
+        }
+        Ok(())
+    }
+}
+
+impl Drop for State {
+    fn drop(&mut self) {
+        // After `finish` there is no guard any more. If this fails, dropping the guard makes it undo everything.
+        if self.guard.is_some()
+            && let Err(error) = self.finish()
+        {
+            tracing::error!(%error, "the guard has to clean up");
+        }
+    }
+}
+
+/// One line of `/proc/net/tcp`: is it a connection, not a listener (0A) nor a remnant (06), at this local port?
+fn is_connection_at(line: &str, port: u16) -> bool {
+    let mut fields = line.split_ascii_whitespace().skip(1);
+    let local = fields.next().and_then(|address| address.rsplit(':').next());
+    let state = fields.nth(1);
+    local.is_some_and(|hex| u16::from_str_radix(hex, 16) == Ok(port)) && !matches!(state, None | Some("0A" | "06"))
+}
+
+fn undo(iptables: &Iptables, plan: &Plan, options: &Options, saved: &[Sysctl]) -> Undo {
+    let command = |tool: &Tool| {
+        let (program, args) = tool.restore_command();
+        let inputs = script::tables(plan).iter().rev().map(|table| script::remove(plan, table)).collect();
+        UndoCommand { program, args: args.map(str::to_owned).into(), inputs }
+    };
+    Undo {
+        leases: Family::ALL.map(|family| Lists::path(&plan.lease_name(family))).into(),
+        commands: iptables.tools().iter().map(command).collect(),
+        remove_files: options.remove_files.clone(),
+        remove_folders: options.remove_folders.clone(),
+        sysctls: saved.to_vec(),
+        routing_mark: plan.transparent_mark(),
+    }
+}
+
+/// Process id and time of start: two agents never share one, not even across process namespaces.
+fn unique_id() -> String {
+    let since = std::time::UNIX_EPOCH.elapsed().unwrap_or_default();
+    format!("{}-{:x}", std::process::id(), since.as_micros() as u64 & 0xffff_ffff)
+}
+
+/// An abstract socket's name belongs to the network namespace and goes with the last descriptor: a lock that nobody has to
+/// clean up. The guard of a dead agent holds it while it works.
+fn lock() -> Result<OwnedFd, RedirectError> {
+    const PATIENCE: Duration = Duration::from_millis(1500);
+    let name = SocketAddr::from_abstract_name("mirrord-redirect").map_err(RedirectError::Setup)?;
+    let deadline = Instant::now() + PATIENCE;
+    loop {
+        match UnixDatagram::bind_addr(&name) {
+            Ok(socket) => return Ok(socket.into()),
+            Err(error) if error.kind() != io::ErrorKind::AddrInUse => return Err(RedirectError::Setup(error)),
+            Err(_) if Instant::now() > deadline => return Err(RedirectError::AnotherAgent),
+            Err(_) => std::thread::sleep(Duration::from_millis(10)),
+        }
+    }
+}
