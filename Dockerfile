@@ -7,7 +7,7 @@
 FROM rust:1.95-slim-bookworm AS build
 WORKDIR /src
 COPY . .
-RUN cargo build --release --locked -p mirrord-agent
+RUN cargo build --release --locked -p mirrord-agent && strip target/release/mirrord-agent
 
 FROM debian:bookworm-slim
 # The tools come from the release that the image is based on: pinning their versions would only break later builds.

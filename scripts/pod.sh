@@ -49,7 +49,7 @@ up() {
 		    server {
 		        listen 80;
 		        listen [::]:80;
-		        location / { return 200 "the pod\n"; }
+		        location / { return 200 "the pod, client \$remote_addr\n"; }
 		    }
 		}
 	CONF
