@@ -22,7 +22,7 @@ mod wire;
 
 use std::{
     cell::Cell,
-    future::poll_fn,
+    future::{pending, poll_fn},
     pin::{Pin, pin},
     rc::Rc,
     task::{Context, Poll},
@@ -32,7 +32,7 @@ use std::{
 use bytes::Bytes;
 use h2::{Reason, server};
 use tokio::{
-    io::{AsyncRead, AsyncWrite, AsyncWriteExt, copy_bidirectional},
+    io::{AsyncRead, AsyncWrite, AsyncWriteExt, copy, split},
     task::JoinSet,
     time::{Sleep, sleep},
 };
@@ -115,16 +115,33 @@ async fn greet<S: Surroundings>(
 
 /// The pod does not speak HTTP/2: the client gets what the pod says to its preface.
 async fn pass_unread(
-    mut client: impl AsyncRead + AsyncWrite + Unpin,
+    client: impl AsyncRead + AsyncWrite + Unpin,
     mut early: Vec<u8>,
-    mut pod: impl AsyncRead + AsyncWrite + Unpin,
+    pod: impl AsyncRead + AsyncWrite + Unpin,
     seen: Vec<u8>,
 ) {
     early.drain(..PREFACE.min(early.len()));
-    // Errors here are either side's end of the connection.
-    if client.write_all(&seen).await.is_ok() && pod.write_all(&early).await.is_ok() {
-        let _ = copy_bidirectional(&mut client, &mut pod).await;
-    }
+    let (mut from_client, mut to_client) = split(client);
+    let (mut from_pod, mut to_pod) = split(pod);
+    let up = async {
+        to_pod.write_all(&early).await?;
+        copy(&mut from_client, &mut to_pod).await?;
+        to_pod.shutdown().await
+    };
+    let up = async {
+        match up.await {
+            Ok(()) => pending().await,
+            // A pod that does not read any more may still have something to say.
+            Err(_) => sleep(BROKEN_LIMIT).await,
+        }
+    };
+    let down = async {
+        to_client.write_all(&seen).await?;
+        copy(&mut from_pod, &mut to_client).await?;
+        to_client.shutdown().await
+    };
+    // Errors are the client's end of the connection.
+    tokio::select! { () = up => {}, _ = down => {} }
 }
 
 async fn handshake<T: AsyncRead + AsyncWrite + Unpin>(

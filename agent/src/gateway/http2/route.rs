@@ -105,10 +105,13 @@ impl<S: Surroundings> Shared<S> {
     }
 
     async fn to_session(&self, session: SessionId, head: Request<()>, request_edits: &[Edit], incoming: &mut Incoming, edits: Edits) {
-        let _stolen = Counted::one(&self.stolen);
+        let stolen = Counted::one(&self.stolen);
         let link = match self.open(Key::Session(session), incoming).await {
             Some(Ok(link)) => link,
-            Some(Err(why)) => return self.fall_back(session, &why, head, incoming).await,
+            Some(Err(why)) => {
+                drop(stolen);
+                return self.fall_back(session, &why, head, incoming).await;
+            }
             None => return,
         };
         let method = head.method().clone();
@@ -120,7 +123,10 @@ impl<S: Surroundings> Shared<S> {
             Err(Failed::Unanswered(error)) => match (fault(&error), spare) {
                 // The program's own word.
                 (Fault::Reset(reason), _) if error.is_remote() => incoming.respond.send_reset(reason),
-                (_, Some(head)) if !incoming.body.is_touched() => self.fall_back(session, &error.to_string(), head, incoming).await,
+                (_, Some(head)) if !incoming.body.is_touched() => {
+                    drop(stolen);
+                    self.fall_back(session, &error.to_string(), head, incoming).await;
+                }
                 _ => {
                     tracing::warn!(session, %error, "a stolen request could not be answered");
                     self.surroundings.count(Event::BadGateway);

@@ -1,2 +1,8 @@
-#[test]
-fn none() {}
+//! A client, a pod and sessions' programs, all of them h2 in memory, around one served connection.
+
+mod failures;
+mod flow;
+mod requests;
+mod world;
+
+use world::{World, fetch, get, post, run, settle};
