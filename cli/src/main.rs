@@ -1,1 +1,65 @@
-fn main() {}
+//! `mirrord`: the command line. `args` reads it, `exec` does it; how the program ends is how this process ends.
+
+mod agent;
+mod args;
+mod console;
+mod container;
+mod elf;
+mod error;
+mod exec;
+mod files;
+mod intproxy;
+mod lines;
+mod namespace;
+mod privileges;
+mod process;
+mod program;
+mod session;
+mod sys;
+
+use std::{env, process::ExitCode};
+
+use mirrord_config::Config;
+
+use crate::{args::Task, process::Outcome};
+
+fn main() -> ExitCode {
+    match args::read(env::args_os()) {
+        Ok(Task::Intproxy) => mirrord_intproxy::run(),
+        Ok(Task::Exec(flags)) => {
+            // A value that is no text is none that any of our variables may have; it is quoted back as far as it can be.
+            let variable = |name: &str| env::var_os(name).map(|value| value.to_string_lossy().into_owned());
+            end(Config::resolve(flags, variable).map_err(error::Error::from).and_then(exec::exec))
+        }
+        Err(error) if !error.use_stderr() => {
+            let _ = error.print();
+            ExitCode::SUCCESS
+        }
+        Err(error) => usage(&error),
+    }
+}
+
+fn end(result: Result<Outcome, error::Error>) -> ExitCode {
+    match result {
+        Ok(Outcome::Exited(status)) => ExitCode::from(status as u8),
+        // Shells and supervisors tell the two apart: after Ctrl-C a script goes on unless its command died of the signal.
+        Ok(Outcome::Killed(signal)) => process::die_of(signal),
+        Err(error) => {
+            console::error(&error, &error.help());
+            ExitCode::from(error.status() as u8)
+        }
+    }
+}
+
+/// What clap has to say, in our form.
+fn usage(error: &clap::Error) -> ExitCode {
+    let text = error.render().to_string();
+    let text = text.trim_end().trim_start_matches("error: ");
+    let text = text.strip_suffix("For more information, try '--help'.").unwrap_or(text).trim_end();
+    if error.kind() == clap::error::ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand {
+        eprint!("{error}");
+    } else {
+        eprintln!("mirrord: error: {text}\n  help: `mirrord exec --help` shows every flag, and examples");
+    }
+    ExitCode::from(2)
+}

@@ -1,0 +1,165 @@
+//! The command line as typed → [`Flags`]. Flags may also stand behind the program (as users of other tools of this kind expect), so a
+//! program whose own arguments begin with a dash goes behind `--`.
+
+use std::{ffi::OsString, path::PathBuf};
+
+use clap::{ArgAction, ArgMatches, Args, CommandFactory, FromArgMatches, Parser, Subcommand, ValueEnum};
+use mirrord_config::{Ambiguous, FilterFlag, Flags, Mode};
+
+const EXAMPLES: &str = "\
+Examples:
+  Get a copy of what the pod on this machine gets; the pod answers:
+    mirrord exec -t netns/shop -- node app.mjs
+  Answer requests that the filter picks; all others go to the pod:
+    mirrord exec -t netns/shop --steal --filter header.wasm --filter-config '{\"name\":\"x-user\",\"value\":\"me\"}' -- python3 app.py
+  The pod serves port 80, the program listens on 8080:
+    mirrord exec -t container/4f5c --steal -p 80:8080 -- ./server
+";
+
+/// `mirrord`.
+#[derive(Parser, Debug)]
+#[command(name = "mirrord", version, about = "Run a process on this machine as if it ran inside a pod", after_help = EXAMPLES)]
+#[command(arg_required_else_help = true)]
+struct Line {
+    #[command(subcommand)]
+    command: Subcommands,
+}
+
+#[derive(Subcommand, Debug)]
+enum Subcommands {
+    /// Run a program with the pod's incoming traffic
+    #[command(after_help = EXAMPLES)]
+    Exec(Box<Exec>),
+    /// The local proxy of one session; `exec` starts it
+    #[command(hide = true)]
+    Intproxy,
+}
+
+#[derive(Args, Debug)]
+struct Exec {
+    /// Whose traffic: netns/NAME, pid/N or container/ID [env: MIRRORD_IMPERSONATED_TARGET]
+    #[arg(short, long, value_name = "TARGET")]
+    target: Option<String>,
+
+    /// Answer the requests [env: MIRRORD_AGENT_TCP_STEAL_TRAFFIC=true]
+    #[arg(long, action = ArgAction::SetTrue)]
+    steal: bool,
+
+    /// Get a copy of the requests, which the pod answers (the default)
+    #[arg(long, action = ArgAction::SetTrue)]
+    mirror: bool,
+
+    /// A WebAssembly filter that picks the requests; several are asked in order
+    #[arg(long, value_name = "FILE")]
+    filter: Vec<PathBuf>,
+
+    /// What configures the --filter before it: the text itself, or @FILE
+    #[arg(long, value_name = "JSON|@FILE", allow_hyphen_values = true)]
+    filter_config: Vec<String>,
+
+    /// Only this port of the pod, which comes to the program's port LOCAL; without -p: each port that the program listens on
+    #[arg(short, long, value_name = "PORT[:LOCAL]", allow_negative_numbers = true)]
+    port: Vec<String>,
+
+    /// What becomes of bytes that two servers could read in two ways, and so no filter can judge: the pod gets them as they are,
+    /// or the client gets an error
+    #[arg(long, value_name = "pass|refuse", value_enum, hide_possible_values = true)]
+    ambiguous: Option<AmbiguousFlag>,
+
+    /// Order among sessions on one port: higher first, then the older
+    #[arg(long, value_name = "N", allow_negative_numbers = true)]
+    priority: Option<i32>,
+
+    /// The program and its arguments; put -- before it if they begin with a dash
+    #[arg(value_name = "CMD")]
+    command: Vec<OsString>,
+}
+
+#[derive(Clone, Copy, Debug, ValueEnum)]
+enum AmbiguousFlag {
+    Pass,
+    Refuse,
+}
+
+/// What is to be done.
+#[derive(Debug)]
+pub enum Task {
+    Exec(Flags),
+    Intproxy,
+}
+
+/// Reads the command line. The error is also how `--help` and `--version` come out.
+pub fn read(line: impl IntoIterator<Item = OsString>) -> Result<Task, clap::Error> {
+    let matches = Line::command().try_get_matches_from(line)?;
+    match Line::from_arg_matches(&matches)?.command {
+        Subcommands::Intproxy => Ok(Task::Intproxy),
+        Subcommands::Exec(exec) => {
+            let filters = matches.subcommand_matches("exec").map(filters).unwrap_or_default();
+            Ok(Task::Exec(flags(*exec, filters)))
+        }
+    }
+}
+
+fn flags(exec: Exec, filters: Vec<FilterFlag>) -> Flags {
+    let modes = [(exec.steal, Mode::Steal), (exec.mirror, Mode::Mirror)];
+    Flags {
+        target: exec.target,
+        modes: modes.into_iter().filter(|(given, _)| *given).map(|(_, mode)| mode).collect(),
+        filters,
+        ports: exec.port,
+        ambiguous: exec.ambiguous.map(|flag| match flag {
+            AmbiguousFlag::Pass => Ambiguous::Pass,
+            AmbiguousFlag::Refuse => Ambiguous::Refuse,
+        }),
+        priority: exec.priority,
+        command: exec.command,
+    }
+}
+
+/// `--filter` and `--filter-config` in the order of the command line, which says what belongs together.
+fn filters(exec: &ArgMatches) -> Vec<FilterFlag> {
+    let places = |name| exec.indices_of(name).into_iter().flatten();
+    let files = places("filter").zip(exec.get_many("filter").into_iter().flatten().cloned().map(FilterFlag::Filter));
+    let configs = places("filter_config").zip(exec.get_many("filter_config").into_iter().flatten().cloned().map(FilterFlag::Config));
+    let mut all: Vec<_> = files.chain(configs).collect();
+    all.sort_by_key(|(place, _)| *place);
+    all.into_iter().map(|(_, flag)| flag).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn exec(line: &str) -> Flags {
+        match read(format!("mirrord exec {line}").split(' ').map(OsString::from)).unwrap() {
+            Task::Exec(flags) => flags,
+            Task::Intproxy => panic!("not exec"),
+        }
+    }
+
+    #[test]
+    fn the_definition_is_sound() {
+        Line::command().debug_assert();
+    }
+
+    #[test]
+    fn filters_and_their_configurations_keep_their_order() {
+        let flags = exec("--filter a --filter b --filter-config -x --filter=c --filter-config=@f -- cmd --filter d");
+        let filter = |path: &str| FilterFlag::Filter(path.into());
+        let config = |text: &str| FilterFlag::Config(text.into());
+        assert_eq!(flags.filters, [filter("a"), filter("b"), config("-x"), filter("c"), config("@f")]);
+        assert_eq!(flags.command, ["cmd", "--filter", "d"]);
+    }
+
+    #[test]
+    fn flags_may_stand_behind_the_program() {
+        let flags = exec("node app.mjs -t netns/shop -p 80:8080 --steal");
+        assert_eq!((flags.target.as_deref(), flags.ports, flags.modes), (Some("netns/shop"), vec!["80:8080".into()], vec![Mode::Steal]));
+        assert_eq!(flags.command, ["node", "app.mjs"]);
+    }
+
+    #[test]
+    fn a_priority_may_be_negative() {
+        assert_eq!(exec("--priority -3 cmd").priority, Some(-3));
+    }
+}

@@ -1,0 +1,52 @@
+//! What the user reads, all on standard error: it is the program's terminal too, so as little as possible.
+
+use std::{
+    fmt::Display,
+    io::{self, IsTerminal, Write},
+};
+
+use mirrord_protocol::control::Level;
+
+/// An error and its next step.
+pub fn error(error: &dyn Display, help: &str) {
+    let help = if help.is_empty() { String::new() } else { format!("\n  help: {}", plain(help)) };
+    say(&format!("mirrord: error: {}{help}", plain(&error.to_string())));
+}
+
+/// A line that the agent or the intproxy has for the user.
+pub fn notice(level: Level, message: &str) {
+    let level = match level {
+        Level::Info => "info",
+        Level::Warn => "warning",
+        Level::Error => "error",
+    };
+    say(&format!("mirrord: {level}: {}", plain(message)));
+}
+
+/// What is being done: only for somebody who watches.
+pub fn progress(message: &dyn Display) {
+    let off = std::env::var_os("MIRRORD_PROGRESS_MODE").is_some_and(|mode| mode == "off");
+    if io::stderr().is_terminal() && !off {
+        say(&format!("mirrord: {message}"));
+    }
+}
+
+/// A closed standard error is no reason to end (`eprintln!` would panic).
+fn say(text: &str) {
+    let _ = writeln!(io::stderr().lock(), "{text}");
+}
+
+/// Without control characters: some of the text comes from the pod's side, and the terminal would obey it.
+fn plain(text: &str) -> String {
+    text.chars().map(|character| if character.is_control() { ' ' } else { character }).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn nothing_from_outside_commands_the_terminal() {
+        assert_eq!(plain("a\x1b[2Jb\nc\u{9b}d é"), "a [2Jb c d é");
+    }
+}

@@ -1,0 +1,135 @@
+//! `mirrord exec`: first everything that can be wrong is looked at, then the agent, the intproxy and the program are started, in this
+//! order. Each of them ends by itself if we do.
+
+use std::{
+    env,
+    os::unix::process::CommandExt,
+    path::{Path, PathBuf},
+    process::Command,
+};
+
+use mirrord_config::{Ambiguous, Config, Mode, PortMap};
+use mirrord_intproxy::settings::{self, Settings};
+use mirrord_protocol::{control, layer::ADDRESS_VARIABLE};
+
+use crate::{
+    agent, console,
+    error::Error,
+    files,
+    intproxy::{Intproxy, IntproxyError},
+    namespace::{self, Namespace},
+    privileges::Capabilities,
+    process::{Outcome, Signals},
+    program,
+    session::Session,
+    sys,
+};
+
+/// Tells scripts, and ourselves, that we run inside a session.
+const INSIDE: &str = "MIRRORD_RESOLVED_CONFIG";
+/// How often an agent that ends just while a session joins it is replaced.
+const ATTEMPTS: usize = 3;
+
+/// Runs the program in a session of its own; how it ended is how we end.
+pub fn exec(config: Config) -> Result<Outcome, Error> {
+    if env::var_os(INSIDE).is_some() {
+        return Err(Error::Inside);
+    }
+    let path = program::check(&config.program, env::var_os("PATH").as_deref())?;
+    let filters = files::filters(config.filters.clone())?;
+    let layer = files::layer()?;
+    let keep = privileges(&config)?;
+    let namespace = namespace::find(&config.target)?;
+
+    let settings = Settings {
+        agent: PathBuf::new(),
+        owner: owner(&config),
+        mode: match config.mode {
+            Mode::Mirror => control::Mode::Mirror,
+            Mode::Steal => control::Mode::Steal,
+        },
+        filters,
+        ambiguous: match config.ambiguous {
+            Ambiguous::Pass => control::Ambiguous::Pass,
+            Ambiguous::Refuse => control::Ambiguous::Refuse,
+        },
+        priority: config.priority,
+        ports: config
+            .ports
+            .as_ref()
+            .map(|maps| maps.iter().map(|PortMap { pod, local }| settings::PortMap { pod: *pod, local: *local }).collect()),
+    };
+    let (intproxy, layer_address) = open(settings, &namespace, keep)?;
+    console::progress(&format_args!("{} {}: running {}", mode_name(&config), config.target, config.program.display()));
+    run(&config, &path, &layer, layer_address, intproxy)
+}
+
+/// The rights that the agent must inherit: none if we are root, as it then has them anyway.
+fn privileges(config: &Config) -> Result<Capabilities, Error> {
+    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
+    let needed = Capabilities::needed_for(&config.target);
+    let missing = needed.without(Capabilities::effective(&status));
+    if !missing.is_empty() {
+        let program = env::current_exe().unwrap_or_else(|_| "mirrord".into());
+        return Err(Error::Privileges { missing, needed, program });
+    }
+    Ok(if sys::identity().effective_user == 0 { Capabilities::default() } else { needed })
+}
+
+/// Finds or starts the agent and opens the session.
+fn open(mut settings: Settings, namespace: &Namespace, keep: Capabilities) -> Result<(Intproxy, String), Error> {
+    let mut attempt = 1;
+    loop {
+        settings.agent = agent::find_or_start(namespace, keep)?;
+        match Intproxy::start(&settings) {
+            Ok(opened) => return Ok(opened),
+            // It was about to end when we found it.
+            Err(IntproxyError::Failed(_)) if attempt < ATTEMPTS && !agent::accepts(&settings.agent)? => attempt += 1,
+            Err(error) => return Err(error.into()),
+        }
+    }
+}
+
+fn run(config: &Config, path: &Path, layer: &Path, layer_address: String, intproxy: Intproxy) -> Result<Outcome, Error> {
+    let started = Signals::watch().and_then(|signals| {
+        let mut command = Command::new(path);
+        command.arg0(&config.program).args(&config.arguments);
+        command.env("LD_PRELOAD", files::preload(layer, env::var_os("LD_PRELOAD")));
+        command.env(ADDRESS_VARIABLE, layer_address).env(INSIDE, private(config)).env("MIRRORD_PROGRESS_MODE", "off");
+        signals.prepare_program(&mut command);
+        Ok((command.spawn()?.id() as i32, signals))
+    });
+    match started {
+        Ok((program, signals)) => Ok(Session::new(signals, program, intproxy).run()?),
+        Err(error) => {
+            intproxy.close();
+            Err(Error::Run { program: config.program.clone(), error })
+        }
+    }
+}
+
+/// What the program finds in the variable that says that it is in a session. Its filters' configuration is not for it.
+fn private(config: &Config) -> String {
+    serde_json::json!({ "target": config.target.to_string(), "mode": mode_name(config) }).to_string()
+}
+
+fn mode_name(config: &Config) -> &'static str {
+    match config.mode {
+        Mode::Mirror => "mirror",
+        Mode::Steal => "steal",
+    }
+}
+
+fn owner(config: &Config) -> control::Owner {
+    let identity = sys::identity();
+    // sudo says who called it.
+    let names: &[&str] = if identity.user == 0 { &["SUDO_USER", "USER", "LOGNAME"] } else { &["USER", "LOGNAME"] };
+    let user = names.iter().find_map(|name| env::var(name).ok().filter(|value| !value.is_empty()));
+    let host = std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();
+    control::Owner {
+        user: user.unwrap_or_else(|| format!("uid {}", identity.user)),
+        host: host.trim().to_owned(),
+        pid: std::process::id(),
+        command: Path::new(&config.program).file_name().unwrap_or(&config.program).to_string_lossy().into_owned(),
+    }
+}

@@ -1,0 +1,86 @@
+//! System calls that std has no name for and that look at things: files, namespaces, identities, the terminal.
+//! Everything unsafe of the command line is here and in `process.rs`.
+
+use std::{
+    ffi::{CString, OsStr},
+    fs::File,
+    io,
+    os::{
+        fd::{AsRawFd, RawFd},
+        unix::ffi::OsStrExt,
+    },
+    path::Path,
+};
+
+/// Real and effective user and group of this process.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Identity {
+    pub user: u32,
+    pub effective_user: u32,
+    pub effective_group: u32,
+}
+
+pub fn identity() -> Identity {
+    // SAFETY: these calls take nothing and cannot fail.
+    unsafe { Identity { user: libc::getuid(), effective_user: libc::geteuid(), effective_group: libc::getegid() } }
+}
+
+/// Whether exec may run this file, by the rights of the effective user as exec itself sees them.
+pub fn executable(path: &Path) -> io::Result<()> {
+    let path = c_path(path)?;
+    // SAFETY: `path` is a NUL-terminated string that lives through the call.
+    check(unsafe { libc::faccessat(libc::AT_FDCWD, path.as_ptr(), libc::X_OK, libc::AT_EACCESS) }).map(drop)
+}
+
+/// Whether the file carries capabilities of its own (`setcap`).
+pub fn has_file_capabilities(path: &Path) -> bool {
+    let Ok(path) = c_path(path) else { return false };
+    // SAFETY: both strings are NUL-terminated; a null buffer of length 0 asks for the size only.
+    unsafe { libc::getxattr(path.as_ptr(), c"security.capability".as_ptr(), std::ptr::null_mut(), 0) > 0 }
+}
+
+/// Whether an open file is a network namespace.
+pub fn is_network_namespace(file: &File) -> bool {
+    /// `_IO(0xb7, 3)` of linux/nsfs.h.
+    const NS_GET_NSTYPE: libc::c_ulong = 0xb703;
+    // SAFETY: this request takes no argument; on a file of another kind it fails.
+    unsafe { libc::ioctl(file.as_raw_fd(), NS_GET_NSTYPE as _) == libc::CLONE_NEWNET }
+}
+
+/// Whether this process's group is the one that its terminal, if it has one, listens to.
+pub fn in_foreground() -> bool {
+    let Ok(terminal) = File::open("/dev/tty") else { return false };
+    // SAFETY: plain calls on an open descriptor.
+    unsafe { libc::tcgetpgrp(terminal.as_raw_fd()) == libc::getpgrp() }
+}
+
+/// Reads of this descriptor return at once from now on.
+pub fn set_nonblocking(fd: RawFd) -> io::Result<()> {
+    // SAFETY: plain calls on a descriptor; F_SETFL takes an int.
+    unsafe {
+        let flags = check(libc::fcntl(fd, libc::F_GETFL))?;
+        check(libc::fcntl(fd, libc::F_SETFL, flags | libc::O_NONBLOCK)).map(drop)
+    }
+}
+
+/// Waits until one of the descriptors can be read (or has ended); which one is for the caller to try. `None` waits for ever.
+pub fn wait_readable(fds: &[RawFd], timeout: Option<std::time::Duration>) -> io::Result<()> {
+    let mut fds: Vec<_> = fds.iter().map(|fd| libc::pollfd { fd: *fd, events: libc::POLLIN, revents: 0 }).collect();
+    // Rounded up: a wait that ends just before its deadline would spin.
+    let timeout = timeout.map_or(-1, |time| i32::try_from(time.as_millis() + 1).unwrap_or(i32::MAX));
+    // SAFETY: `fds` is a valid array of its own length.
+    match check(unsafe { libc::poll(fds.as_mut_ptr(), fds.len() as libc::nfds_t, timeout) }) {
+        Err(error) if error.kind() != io::ErrorKind::Interrupted => Err(error),
+        _ => Ok(()),
+    }
+}
+
+/// The result of a system call that says -1 on failure.
+pub fn check(result: libc::c_int) -> io::Result<libc::c_int> {
+    if result < 0 { Err(io::Error::last_os_error()) } else { Ok(result) }
+}
+
+fn c_path(path: &Path) -> io::Result<CString> {
+    let bytes: &OsStr = path.as_os_str();
+    CString::new(bytes.as_bytes()).map_err(|_| io::ErrorKind::InvalidInput.into())
+}
