@@ -109,29 +109,25 @@ impl PodConnector {
     /// no route, timeout).
     pub async fn connect(&self, destination: SocketAddr, client: SocketAddr) -> io::Result<TcpStream> {
         if !self.keeps_address(destination, client) {
-            return self.connect_plainly(destination).await;
+            return into_tokio(new_socket(destination, self.mark)?).connect(destination).await;
         }
         // The kernel tells who is local: a plain bind to anybody else's address is refused. A local client's port is its
         // own; the kernel chooses another one and sees to it that the two do not meet.
-        let socket = new_socket(destination, self.mark)?;
+        let mut socket = new_socket(destination, self.mark)?;
         if bind(&socket, SocketAddr::new(client.ip(), 0)).is_ok() {
-            return finish(socket)?.connect(destination).await;
+            return into_tokio(socket).connect(destination).await;
         }
         // The client's port is taken if a former connection on its behalf has just ended, or by a listener of the pod's.
         for port in [client.port(), 0] {
-            let Ok(socket) = Self::transparent_socket(destination, SocketAddr::new(client.ip(), port), self.transparent.mark) else {
-                continue;
-            };
-            match finish(socket)?.connect(destination).await {
-                Err(error) if error.kind() == io::ErrorKind::AddrNotAvailable => {}
-                other => return other,
+            if assume_address(&socket, SocketAddr::new(client.ip(), port), self.transparent.mark).is_ok() {
+                match into_tokio(socket).connect(destination).await {
+                    Err(error) if error.kind() == io::ErrorKind::AddrNotAvailable => {}
+                    other => return other,
+                }
             }
+            socket = new_socket(destination, self.mark)?;
         }
-        self.connect_plainly(destination).await
-    }
-
-    async fn connect_plainly(&self, destination: SocketAddr) -> io::Result<TcpStream> {
-        finish(new_socket(destination, self.mark)?)?.connect(destination).await
+        into_tokio(socket).connect(destination).await
     }
 
     fn keeps_address(&self, destination: SocketAddr, client: SocketAddr) -> bool {
@@ -142,25 +138,24 @@ impl PodConnector {
             _ => false,
         }
     }
-
-    /// A socket with a foreign address, whose packets and their answers stay on `lo`.
-    pub(crate) fn transparent_socket(destination: SocketAddr, client: SocketAddr, mark: u32) -> io::Result<Socket> {
-        let socket = new_socket(destination, mark)?;
-        match client {
-            SocketAddr::V4(_) => socket.set_ip_transparent_v4(true)?,
-            SocketAddr::V6(_) => set_ip_transparent_v6(&socket)?,
-        }
-        // Bound to lo, the kernel lets addresses and ports be used again one second after their last connection ended
-        // rather than 60.
-        socket.bind_device(Some(b"lo"))?;
-        // The client may be connected to several of the pod's ports from one of its own.
-        socket.set_reuse_address(true)?;
-        bind(&socket, client)?;
-        Ok(socket)
-    }
 }
 
-fn new_socket(destination: SocketAddr, mark: u32) -> io::Result<Socket> {
+/// Gives a socket an address that is not the namespace's own; its packets, and what answers them, stay on `lo`.
+pub(crate) fn assume_address(socket: &Socket, client: SocketAddr, mark: u32) -> io::Result<()> {
+    socket.set_mark(mark)?;
+    match client {
+        SocketAddr::V4(_) => socket.set_ip_transparent_v4(true)?,
+        SocketAddr::V6(_) => set_ip_transparent_v6(socket)?,
+    }
+    // Bound to lo, the kernel lets addresses and ports be used again one second after their last connection ended rather
+    // than 60.
+    socket.bind_device(Some(b"lo"))?;
+    // The client may be connected to several of the pod's ports from one of its own.
+    socket.set_reuse_address(true)?;
+    bind(socket, client)
+}
+
+pub(crate) fn new_socket(destination: SocketAddr, mark: u32) -> io::Result<Socket> {
     let socket = Socket::new(Domain::for_address(destination), Type::STREAM.nonblocking(), Some(Protocol::TCP))?;
     socket.set_mark(mark)?;
     socket.set_tcp_nodelay(true)?;
@@ -186,6 +181,6 @@ fn set_option(socket: &Socket, level: i32, name: i32) -> io::Result<()> {
     if result == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
 }
 
-fn finish(socket: Socket) -> io::Result<TcpSocket> {
-    Ok(TcpSocket::from_std_stream(socket.into()))
+fn into_tokio(socket: Socket) -> TcpSocket {
+    TcpSocket::from_std_stream(socket.into())
 }

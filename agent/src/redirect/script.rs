@@ -116,3 +116,78 @@ fn line(text: &mut String, args: std::fmt::Arguments) {
     let _ = text.write_fmt(args);
     text.push('\n');
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::collections::BTreeSet;
+
+    fn plan(ports: &[u16]) -> Plan {
+        Plan {
+            id: "7-ab".into(),
+            gateway_port: 4000,
+            ports: ports.iter().copied().collect::<BTreeSet<_>>(),
+            mark: super::super::plan::MARK,
+            leased: true,
+            client_address: ClientAddress::Kept,
+            sysctls: "s000".into(),
+        }
+    }
+
+    #[test]
+    fn the_whole_text_for_one_port() {
+        let comment = "-m comment --comment \"mirrord:7-ab.s000\"";
+        let expected = format!(
+            "*nat\n\
+             :MIRRORD_REDIRECT - [0:0]\n\
+             -A MIRRORD_REDIRECT -m mark --mark 0x6d697200/0xfffffffe -m conntrack --ctstate NEW {comment} -j RETURN\n\
+             -A MIRRORD_REDIRECT -p tcp --syn --dport 80 -m recent --name mirrord6-7-ab --rcheck --seconds 1 --rdest --mask :: {comment} \
+             -j REDIRECT --to-ports 4000\n\
+             -I PREROUTING 1 -p tcp -m addrtype --dst-type LOCAL {comment} -j MIRRORD_REDIRECT\n\
+             -I OUTPUT 1 -o lo -p tcp {comment} -j MIRRORD_REDIRECT\n\
+             COMMIT\n"
+        );
+        assert_eq!(install(&plan(&[80]), Family::V6, "nat"), expected);
+    }
+
+    #[test]
+    fn removal_names_exactly_the_hooks_that_were_installed() {
+        for table in tables(&plan(&[80])) {
+            let (installed, removed) = (install(&plan(&[80]), Family::V4, table), remove(&plan(&[]), table));
+            let hooks = |text: &str, start: &str| -> Vec<String> {
+                text.lines().filter_map(|line| line.strip_prefix(start)).map(|rule| rule.replacen(" 1 ", " ", 1)).collect()
+            };
+            assert_eq!(hooks(&installed, "-I "), hooks(&removed, "-D "));
+            assert!(!hooks(&removed, "-D ").is_empty());
+        }
+    }
+
+    #[test]
+    fn a_change_of_ports_touches_no_jump_and_draining_keeps_what_needs_conntrack() {
+        for ports in [&[80, 81][..], &[]] {
+            let text = update(&plan(ports), Family::V4);
+            assert!(!text.contains("-I ") && !text.contains("-D "), "{text}");
+            assert_eq!(text.matches("REDIRECT --to-ports").count(), ports.len());
+            assert!(text.contains("--ctstate"));
+        }
+    }
+
+    #[test]
+    fn leftovers_are_recognised_among_the_rules_of_others() {
+        let saved = [
+            ":ISTIO_INBOUND -",
+            ":MIRRORD_REDIRECT -",
+            "-A PREROUTING -p tcp -m comment --comment \"mirrord:1-2.s000\" -j MIRRORD_REDIRECT",
+            "-A PREROUTING -p tcp -j ISTIO_INBOUND",
+            "-A MIRRORD_REDIRECT -p tcp -m comment --comment \"mirrord:1-2.s000\" -j RETURN",
+        ]
+        .map(str::to_owned);
+        assert_eq!(
+            remove_leftovers("nat", &saved).unwrap(),
+            "*nat\n-D PREROUTING -p tcp -m comment --comment \"mirrord:1-2.s000\" -j MIRRORD_REDIRECT\n\
+             -F MIRRORD_REDIRECT\n-X MIRRORD_REDIRECT\nCOMMIT\n"
+        );
+        assert_eq!(remove_leftovers("nat", &saved[..1]), None);
+        assert_eq!(remove_leftovers("nat", &saved[3..4]), None);
+    }
+}

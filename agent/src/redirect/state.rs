@@ -268,3 +268,19 @@ fn lock() -> Result<OwnedFd, RedirectError> {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::is_connection_at;
+
+    #[test]
+    fn connections_are_told_from_listeners_and_remnants() {
+        let line = |local: &str, state: &str| format!("   1: {local} 0100007F:9C40 {state} 00000000:00000000 00:00000000 00000000");
+        assert!(is_connection_at(&line("0100007F:1F90", "01"), 8080));
+        assert!(is_connection_at(&line("00000000000000000000000001000000:1F90", "03"), 8080));
+        assert!(!is_connection_at(&line("0100007F:1F91", "01"), 8080));
+        assert!(!is_connection_at(&line("0100007F:1F90", "0A"), 8080));
+        assert!(!is_connection_at(&line("0100007F:1F90", "06"), 8080));
+        assert!(!is_connection_at("  sl  local_address rem_address   st", 8080));
+    }
+}

@@ -17,7 +17,7 @@ use super::{
     plan::Family,
     procfs,
 };
-use crate::socket::PodConnector;
+use crate::socket;
 use std::{
     io,
     net::{Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener},
@@ -103,7 +103,8 @@ pub fn works(family: Family, mark: u32) -> io::Result<()> {
     };
     let listener = TcpListener::bind(own)?;
     listener.set_nonblocking(true)?;
-    let socket = PodConnector::transparent_socket(listener.local_addr()?, foreign, mark)?;
+    let socket = socket::new_socket(own, mark)?;
+    socket::assume_address(&socket, foreign, mark)?;
     // A plain bind must be refused: else local clients and foreign ones cannot be told apart (ip_nonlocal_bind).
     if TcpListener::bind(foreign).is_ok() {
         return Err(io::Error::other("the kernel lets any address be bound"));

@@ -5,257 +5,27 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used)] // also the helpers of tests are tests
 
+mod net;
+mod roles;
+
 use mirrord_agent::{
     netns::NetNs,
-    redirect::{
-        Options, RedirectError, Redirector,
-        iptables::{RulesSnapshot, Variant, rules_snapshot},
-    },
-    socket::{self, Destination, PodConnector},
+    redirect::{Options, RedirectError, Redirector, iptables::Variant},
 };
+use net::{CLIENT_V4, CLIENT_V6, Net, POD_V4, POD_V6, Talk, eventually};
+use roles::{Agent, Running, gateway, options, role};
 use std::{
     collections::BTreeSet,
     ffi::OsString,
     io::{BufRead, BufReader, Read, Write},
-    net::{SocketAddr, TcpListener, TcpStream},
-    process::{Child, ChildStdin, Command, Stdio},
+    net::SocketAddr,
+    process::{Command, Stdio},
     sync::{
         Arc,
         atomic::{AtomicBool, AtomicU32, Ordering},
     },
     time::{Duration, Instant},
 };
-
-const POD_V4: &str = "10.213.0.2";
-const POD_V6: &str = "fd00:213::2";
-const CLIENT_V4: &str = "10.213.0.1";
-const CLIENT_V6: &str = "fd00:213::1";
-const PATIENCE: Duration = Duration::from_secs(5);
-
-/// A pod and a client, each in a namespace of its own.
-struct Net {
-    name: String,
-    pod: NetNs,
-    client: NetNs,
-}
-
-impl Net {
-    fn new() -> Net {
-        static NEXT: AtomicU32 = AtomicU32::new(0);
-        let name = format!("mrd-{}-{}", std::process::id(), NEXT.fetch_add(1, Ordering::Relaxed));
-        let (pod, client) = (format!("{name}-pod"), format!("{name}-cli"));
-        // From here on Drop cleans up, whatever fails.
-        let mut guard = Cleanup(Some(name.clone()));
-        sh("ip", &["netns", "add", &pod]);
-        sh("ip", &["netns", "add", &client]);
-        sh("ip", &["-n", &pod, "link", "add", "eth0", "type", "veth", "peer", "name", "eth0", "netns", &client]);
-        for (ns, v4, v6) in [(&pod, POD_V4, POD_V6), (&client, CLIENT_V4, CLIENT_V6)] {
-            sh("ip", &["-n", ns, "link", "set", "lo", "up"]);
-            sh("ip", &["-n", ns, "addr", "add", &format!("{v4}/24"), "dev", "eth0"]);
-            sh("ip", &["-n", ns, "addr", "add", &format!("{v6}/64"), "dev", "eth0", "nodad"]);
-            sh("ip", &["-n", ns, "link", "set", "eth0", "up"]);
-        }
-        let open = |ns: &str| NetNs::open(format!("/run/netns/{ns}")).unwrap();
-        let (pod, client) = (open(&pod), open(&client));
-        guard.0 = None;
-        Net { name, pod, client }
-    }
-
-    /// A pod's process: on accept it says whom it sees, then echoes.
-    fn serve(&self, ns: &NetNs, port: u16) {
-        let (up_tx, up_rx) = std::sync::mpsc::channel();
-        ns.spawn("server", move || {
-            for address in [format!("0.0.0.0:{port}"), format!("[::]:{port}")] {
-                let socket =
-                    socket2::Socket::new(socket2::Domain::for_address(address.parse().unwrap()), socket2::Type::STREAM, None).unwrap();
-                if address.starts_with('[') {
-                    socket.set_only_v6(true).unwrap();
-                }
-                socket.set_reuse_address(true).unwrap();
-                socket.bind(&address.parse::<SocketAddr>().unwrap().into()).unwrap();
-                socket.listen(1024).unwrap();
-                let listener: TcpListener = socket.into();
-                std::thread::spawn(move || {
-                    for connection in listener.incoming().flatten() {
-                        std::thread::spawn(move || echo(connection));
-                    }
-                });
-            }
-            up_tx.send(()).unwrap();
-        })
-        .unwrap();
-        up_rx.recv().unwrap();
-    }
-
-    /// Runs in the pod's or the client's namespace.
-    fn within<T: Send + 'static>(&self, ns: &NetNs, work: impl FnOnce() -> T + Send + 'static) -> T {
-        ns.spawn("within", work).unwrap().join().unwrap().unwrap()
-    }
-
-    fn dial(&self, ns: &NetNs, address: impl ToString) -> std::io::Result<Talk> {
-        let address: SocketAddr = address.to_string().parse().unwrap();
-        self.within(ns, move || Talk::dial(address))
-    }
-
-    fn from_client(&self, address: impl ToString) -> Talk {
-        self.dial(&self.client, address).unwrap()
-    }
-
-    fn rules(&self) -> RulesSnapshot {
-        self.within(&self.pod, || rules_snapshot().unwrap())
-    }
-
-    /// All that a redirect may touch: rules, routing, sysctls.
-    fn everything(&self) -> (RulesSnapshot, String) {
-        let routing = [["-4", "rule"], ["-6", "rule"]].map(|args| self.in_pod("ip", &args)).concat();
-        let tables = ["-4", "-6"].map(|family| self.in_pod("ip", &[family, "route", "show", "table", "all"])).concat();
-        // Link-local and multicast routes come when the kernel gets round to it.
-        let tables = tables.lines().filter(|line| !line.contains("fe80") && !line.contains("ff00")).collect::<String>();
-        let names = ["net.ipv4.tcp_fwmark_accept", "net.ipv4.fwmark_reflect", "net.ipv6.fwmark_reflect"];
-        (self.rules(), routing + &tables + &self.in_pod("sysctl", &names))
-    }
-
-    fn in_pod(&self, program: &str, args: &[&str]) -> String {
-        let net = format!("--net=/run/netns/{}-pod", self.name);
-        let all: Vec<&str> = [net.as_str(), program].into_iter().chain(args.iter().copied()).collect();
-        sh("nsenter", &all)
-    }
-}
-
-impl Drop for Net {
-    fn drop(&mut self) {
-        drop(Cleanup(Some(std::mem::take(&mut self.name))));
-    }
-}
-
-struct Cleanup(Option<String>);
-
-impl Drop for Cleanup {
-    fn drop(&mut self) {
-        for ns in self.0.iter().flat_map(|name| ["pod", "cli"].map(|end| format!("{name}-{end}"))) {
-            let _ = Command::new("ip").args(["netns", "del", &ns]).stderr(Stdio::null()).status();
-        }
-    }
-}
-
-fn sh(program: &str, args: &[&str]) -> String {
-    let output = Command::new(program).args(args).output().unwrap();
-    assert!(output.status.success(), "{program} {args:?}: {}", String::from_utf8_lossy(&output.stderr));
-    String::from_utf8(output.stdout).unwrap()
-}
-
-fn echo(mut connection: TcpStream) {
-    let peer = connection.peer_addr().unwrap();
-    let _ = connection.write_all(format!("pod sees {peer}\n").as_bytes());
-    let mut bytes = [0; 4096];
-    while let Ok(n @ 1..) = connection.read(&mut bytes) {
-        if connection.write_all(&bytes[..n]).is_err() {
-            return;
-        }
-    }
-}
-
-/// A client's connection.
-struct Talk(BufReader<TcpStream>);
-
-impl Talk {
-    fn dial(address: SocketAddr) -> std::io::Result<Talk> {
-        let stream = TcpStream::connect_timeout(&address, PATIENCE)?;
-        stream.set_read_timeout(Some(PATIENCE))?;
-        Ok(Talk(BufReader::new(stream)))
-    }
-
-    /// This end's address.
-    fn own(&self) -> SocketAddr {
-        self.0.get_ref().local_addr().unwrap()
-    }
-
-    /// Whom the pod says it sees, if it is the pod that answers next.
-    fn pod_sees(&mut self) -> Option<SocketAddr> {
-        self.line().strip_prefix("pod sees ")?.parse().ok()
-    }
-
-    /// The next line, or "" at the end of the stream, however it ended.
-    fn line(&mut self) -> String {
-        let mut line = String::new();
-        match self.0.read_line(&mut line) {
-            Err(error) if error.kind() == std::io::ErrorKind::ConnectionReset => return String::new(),
-            read => read.unwrap(),
-        };
-        line.trim_end().to_owned()
-    }
-
-    /// After what the gateway and the pod say first.
-    fn greeted(mut self) -> Talk {
-        loop {
-            match self.line() {
-                line if line.starts_with("pod ") => return self,
-                line => assert!(line.starts_with("gw "), "not served: {line:?}"),
-            }
-        }
-    }
-
-    fn echoes(&mut self, text: &str) {
-        self.0.get_mut().write_all(format!("{text}\n").as_bytes()).unwrap();
-        assert_eq!(self.line(), text);
-    }
-}
-
-/// Polls until `check` holds; a failure names what was awaited.
-fn eventually(what: &str, mut check: impl FnMut() -> bool) -> Duration {
-    let start = Instant::now();
-    while !check() {
-        assert!(start.elapsed() < PATIENCE, "not within {PATIENCE:?}: {what}");
-        std::thread::sleep(Duration::from_millis(2));
-    }
-    start.elapsed()
-}
-
-// ---- the gateway of these tests: says where a connection wanted to go, then relays it to the pod
-
-/// Starts the gateway's thread in the namespace; returns its port and where to tell it how the pod is reached.
-fn gateway(ns: &NetNs) -> (u16, std::sync::mpsc::SyncSender<PodConnector>) {
-    let (port_tx, port_rx) = std::sync::mpsc::channel();
-    let (connector_tx, connector_rx) = std::sync::mpsc::sync_channel(1);
-    ns.spawn("gateway", move || {
-        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
-        runtime.block_on(async move {
-            let listeners = socket::listeners(0).unwrap();
-            port_tx.send(listeners.port).unwrap();
-            let connector = tokio::task::spawn_blocking(move || connector_rx.recv()).await.unwrap();
-            let Ok(connector) = connector else { return };
-            let v4 = tokio::net::TcpListener::from_std(listeners.v4).unwrap();
-            let v6 = tokio::net::TcpListener::from_std(listeners.v6.unwrap()).unwrap();
-            loop {
-                let (stream, client) = tokio::select! { one = v4.accept() => one, one = v6.accept() => one }.unwrap();
-                tokio::spawn(relay(stream, client, connector));
-            }
-        })
-    })
-    .unwrap();
-    (port_rx.recv().unwrap(), connector_tx)
-}
-
-async fn relay(mut stream: tokio::net::TcpStream, client: SocketAddr, connector: PodConnector) {
-    use tokio::io::AsyncWriteExt;
-    let Destination::Redirected(pod) = socket::original_destination(&stream).unwrap() else { return };
-    let _ = stream.write_all(format!("gw {pod}\n").as_bytes()).await;
-    match connector.connect(pod, client).await {
-        Ok(mut upstream) => drop(tokio::io::copy_bidirectional(&mut stream, &mut upstream).await),
-        Err(error) => drop(stream.write_all(format!("no pod: {error}\n").as_bytes()).await),
-    }
-}
-
-// ---- this test binary as other processes: `role_…` run as the agent or its guard
-
-fn role(name: &str) -> Vec<OsString> {
-    let exe = std::env::current_exe().unwrap();
-    vec![exe.into(), "--exact".into(), format!("role_{name}").into(), "--nocapture".into(), "--ignored".into(), "--quiet".into()]
-}
-
-fn options() -> Options {
-    Options { guard: role("guard"), ..Options::default() }
-}
 
 #[test]
 #[ignore = "not a test: this binary started as the guard"]
@@ -282,87 +52,6 @@ fn role_agent() {
     std::process::exit(0);
 }
 
-/// An agent in a process of its own.
-struct Agent {
-    child: Child,
-    guard: i32,
-    stdin: Option<ChildStdin>,
-}
-
-impl Agent {
-    fn start(net: &Net, socket: &std::path::Path) -> Agent {
-        Self::start_as(&[], net, socket)
-    }
-
-    /// Starts it by way of another program, which in the end becomes it.
-    fn start_as(wrapper: &[&str], net: &Net, socket: &std::path::Path) -> Agent {
-        let role: Vec<OsString> = wrapper.iter().map(OsString::from).chain(role("agent")).collect();
-        let mut child = Command::new(&role[0])
-            .args(&role[1..])
-            .env("MRD_TEST_NETNS", net.pod.path())
-            .env("MRD_TEST_SOCKET", socket)
-            .stdin(Stdio::piped())
-            .stdout(Stdio::piped())
-            .spawn()
-            .unwrap();
-        let stdin = child.stdin.take();
-        let stdout = BufReader::new(child.stdout.take().unwrap());
-        let mut agent = Agent { child, guard: 0, stdin };
-        let ready = stdout.lines().map_while(Result::ok).find_map(|line| line.split_once("ready ").map(|(_, pid)| pid.to_owned()));
-        agent.guard = ready.expect("the agent ended early").trim().parse().unwrap();
-        agent
-    }
-
-    fn kill(&mut self) -> Instant {
-        let killed = Instant::now();
-        self.child.kill().unwrap();
-        killed
-    }
-
-    fn kill_with_guard(&mut self) -> Instant {
-        let killed = Instant::now();
-        send_signal(self.guard, libc::SIGKILL);
-        self.child.kill().unwrap();
-        killed
-    }
-
-    fn signal(&self, signal: i32) {
-        send_signal(self.child.id() as i32, signal);
-    }
-
-    fn finish(mut self) {
-        drop(self.stdin.take());
-        assert!(self.child.wait().unwrap().success());
-    }
-
-    fn guard_runs(&self) -> bool {
-        // A killed guard may remain as a zombie of whoever adopted it.
-        std::fs::read_to_string(format!("/proc/{}/stat", self.guard)).is_ok_and(|stat| !stat.contains(") Z "))
-    }
-}
-
-impl Drop for Agent {
-    fn drop(&mut self) {
-        let _ = self.child.kill();
-        let _ = self.child.wait();
-    }
-}
-
-fn send_signal(pid: i32, signal: i32) {
-    // SAFETY: no memory is passed; the process was started by this test and is a child, or a child's child, not yet reaped.
-    assert_eq!(unsafe { libc::kill(pid, signal) }, 0);
-}
-
-/// A child that ends with the test.
-struct Running(Child);
-
-impl Drop for Running {
-    fn drop(&mut self) {
-        let _ = self.0.kill();
-        let _ = self.0.wait();
-    }
-}
-
 /// A redirector in this process, with its gateway.
 fn redirecting(net: &Net, options: Options, ports: &[u16]) -> Redirector {
     let (port, connector) = gateway(&net.pod);
@@ -375,8 +64,6 @@ fn redirecting(net: &Net, options: Options, ports: &[u16]) -> Redirector {
 fn none() -> BTreeSet<u16> {
     BTreeSet::new()
 }
-
-// ---- the tests
 
 #[test]
 fn connections_to_the_port_reach_the_gateway_from_everywhere_and_others_do_not() {
@@ -411,7 +98,7 @@ fn connections_to_the_port_reach_the_gateway_from_everywhere_and_others_do_not()
         }
         redirector.finish().unwrap();
         assert_eq!(net.everything(), before, "{variant:?}");
-        let mut talk = net.from_client(format!("{POD_V4}:80"));
+        let mut talk = net.client_dials(format!("{POD_V4}:80"));
         assert_eq!(talk.pod_sees(), Some(talk.own()));
     }
 }
@@ -422,25 +109,25 @@ fn open_connections_stay_with_the_pod_at_the_start_and_redirected_ones_live_on_a
     net.serve(&net.pod, 80);
     for variant in [Variant::Nft, Variant::Legacy] {
         let targets = [format!("{POD_V4}:80"), format!("[{POD_V6}]:80")];
-        let mut old: Vec<Talk> = targets.iter().map(|to| net.from_client(to)).collect();
+        let mut old: Vec<Talk> = targets.iter().map(|to| net.client_dials(to)).collect();
         old.iter_mut().for_each(|talk| assert!(talk.line().starts_with("pod ")));
         let before = net.everything();
         let mut redirector = redirecting(&net, Options { variant: Some(variant), ..options() }, &[80]);
         old.iter_mut().for_each(|talk| talk.echoes("still here"));
-        let mut redirected: Vec<Talk> = targets.iter().map(|to| net.from_client(to)).collect();
+        let mut redirected: Vec<Talk> = targets.iter().map(|to| net.client_dials(to)).collect();
         for talk in &mut redirected {
             assert!(talk.line().starts_with("gw "));
             assert!(talk.line().starts_with("pod "));
         }
         redirector.set_ports(&none()).unwrap();
-        assert!(net.from_client(&targets[0]).line().starts_with("pod "), "new connections go to the pod");
-        assert!(net.from_client(&targets[1]).line().starts_with("pod "));
+        assert!(net.client_dials(&targets[0]).line().starts_with("pod "), "new connections go to the pod");
+        assert!(net.client_dials(&targets[1]).line().starts_with("pod "));
         assert!(!redirector.settle().unwrap(), "two are in flight");
         assert_eq!(redirector.in_flight().unwrap(), 2);
         redirected.iter_mut().for_each(|talk| talk.echoes("in flight"));
         // And back again: the same rules take up from the draining ones.
         redirector.set_ports(&BTreeSet::from([80])).unwrap();
-        assert!(net.from_client(&targets[0]).line().starts_with("gw "));
+        assert!(net.client_dials(&targets[0]).line().starts_with("gw "));
         redirector.set_ports(&none()).unwrap();
         redirected.iter_mut().for_each(|talk| talk.echoes("still in flight"));
         drop(redirected);
@@ -476,10 +163,10 @@ fn other_peoples_rules_stay_as_they_are_and_in_effect() {
         let redirector = redirecting(&net, options(), &[80]);
         let listing = net.in_pod(&format!("iptables-{suffix}"), &["-t", "nat", "-S", "PREROUTING"]);
         assert!(listing.lines().nth(1).unwrap().contains("MIRRORD_REDIRECT"), "ours come first: {listing}");
-        assert_eq!(net.from_client(format!("{POD_V4}:80")).line(), format!("gw {POD_V4}:80"), "{variant:?}");
+        assert_eq!(net.client_dials(format!("{POD_V4}:80")).line(), format!("gw {POD_V4}:80"), "{variant:?}");
         // Nobody listens on 82: it is answered by what listens on 15006.
         for to in [format!("{POD_V4}:82"), format!("[{POD_V6}]:82")] {
-            assert!(net.from_client(to).line().starts_with("pod sees "), "{variant:?}");
+            assert!(net.client_dials(to).line().starts_with("pod sees "), "{variant:?}");
         }
         redirector.finish().unwrap();
         assert_eq!(net.everything(), before);
@@ -499,7 +186,7 @@ fn when_the_agent_is_killed_its_guard_gives_everything_back() {
     let socket = folder.path().join("agent.sock");
     std::fs::write(&socket, "").unwrap();
     let mut agent = Agent::start(&net, &socket);
-    assert!(net.from_client(format!("{POD_V4}:80")).line().starts_with("gw "));
+    assert!(net.client_dials(format!("{POD_V4}:80")).line().starts_with("gw "));
 
     let killed = agent.kill();
     let served = eventually("new connections are served by the pod", || {
@@ -521,7 +208,7 @@ fn when_agent_and_guard_are_killed_the_lease_ends_and_the_next_agent_cleans_up()
     let before = net.everything();
     let mut agent = Agent::start(&net, "/nonexistent".as_ref());
     let targets = [format!("{POD_V4}:80"), format!("[{POD_V6}]:80")];
-    targets.iter().for_each(|to| assert!(net.from_client(to).line().starts_with("gw ")));
+    targets.iter().for_each(|to| assert!(net.client_dials(to).line().starts_with("gw ")));
 
     let killed = agent.kill_with_guard();
     for to in &targets {
@@ -533,7 +220,7 @@ fn when_agent_and_guard_are_killed_the_lease_ends_and_the_next_agent_cleans_up()
     assert_ne!(net.everything(), before, "nobody is left to remove the rules");
 
     let redirector = redirecting(&net, options(), &[80]);
-    targets.iter().for_each(|to| assert!(net.from_client(to).line().starts_with("gw ")));
+    targets.iter().for_each(|to| assert!(net.client_dials(to).line().starts_with("gw ")));
     redirector.finish().unwrap();
     assert_eq!(net.everything(), before);
 }
@@ -625,7 +312,7 @@ fn a_stopped_agent_loses_its_lease_and_gets_it_back() {
     net.serve(&net.pod, 80);
     let agent = Agent::start(&net, "/nonexistent".as_ref());
     let to = format!("{POD_V4}:80");
-    assert!(net.from_client(&to).line().starts_with("gw "));
+    assert!(net.client_dials(&to).line().starts_with("gw "));
     agent.signal(libc::SIGSTOP);
     // A connection that still reached the stopped gateway would have to wait for it; short patience, then once more.
     eventually("new connections go to the pod", || {
@@ -638,7 +325,7 @@ fn a_stopped_agent_loses_its_lease_and_gets_it_back() {
         })
     });
     agent.signal(libc::SIGCONT);
-    eventually("they are redirected again", || net.from_client(&to).line().starts_with("gw "));
+    eventually("they are redirected again", || net.client_dials(&to).line().starts_with("gw "));
     agent.finish();
 }
 
@@ -681,13 +368,38 @@ fn nginx_logs_the_clients_address() {
 }
 
 #[test]
+fn a_second_connection_for_the_same_client_has_its_address_and_another_port() {
+    let net = Net::new();
+    net.serve(&net.pod, 80);
+    let redirector = redirecting(&net, options(), &[80]);
+    let connector = redirector.pod_connector();
+    for (pod, client) in [(POD_V4, "192.0.2.9"), (POD_V6, "2001:db8::9")] {
+        let client = SocketAddr::new(client.parse().unwrap(), 40_000);
+        let seen = net.within(&net.pod, move || {
+            let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+            let connect = || connector.connect(SocketAddr::new(pod.parse().unwrap(), 80), client);
+            let two = runtime.block_on(async { [connect().await.unwrap(), connect().await.unwrap()] });
+            two.map(|stream| {
+                let stream = stream.into_std().unwrap();
+                stream.set_nonblocking(false).unwrap();
+                Talk(BufReader::new(stream)).pod_sees().unwrap()
+            })
+        });
+        assert_eq!(seen[0], client);
+        assert_eq!(seen[1].ip(), client.ip());
+        assert_ne!(seen[1].port(), client.port());
+    }
+    redirector.finish().unwrap();
+}
+
+#[test]
 fn without_ipv6_in_the_pod_ipv4_is_redirected() {
     let net = Net::new();
     net.in_pod("sysctl", &["-q", "-w", "net.ipv6.conf.all.disable_ipv6=1"]);
     net.serve(&net.pod, 80);
     let before = net.everything();
     let redirector = redirecting(&net, options(), &[80]);
-    let mut talk = net.from_client(format!("{POD_V4}:80"));
+    let mut talk = net.client_dials(format!("{POD_V4}:80"));
     assert!(talk.line().starts_with("gw "));
     assert_eq!(talk.pod_sees(), Some(talk.own()));
     redirector.finish().unwrap();
@@ -702,7 +414,7 @@ fn where_other_rules_use_marks_the_pod_sees_its_own_address() {
     let before = net.everything();
     let redirector = redirecting(&net, options(), &[80]);
     for (to, own) in [(format!("{POD_V4}:80"), POD_V4), (format!("[{POD_V6}]:80"), POD_V6)] {
-        let mut talk = net.from_client(to);
+        let mut talk = net.client_dials(to);
         assert!(talk.line().starts_with("gw "));
         assert_eq!(talk.pod_sees().unwrap().ip().to_string(), own);
     }
@@ -742,7 +454,7 @@ fn in_a_container_with_read_only_sysctls_the_pod_still_sees_its_clients() {
     let before = net.everything();
     let read_only = "mount --bind /proc/sys /proc/sys && mount -o remount,ro,bind /proc/sys && exec \"$@\"";
     let mut agent = Agent::start_as(&["unshare", "-m", "sh", "-c", read_only, "sh"], &net, "/nonexistent".as_ref());
-    let mut talk = net.from_client(format!("{POD_V4}:80"));
+    let mut talk = net.client_dials(format!("{POD_V4}:80"));
     assert!(talk.line().starts_with("gw "));
     assert_eq!(talk.pod_sees(), Some(talk.own()));
     agent.kill();
@@ -761,7 +473,7 @@ fn whoever_dials_the_gateways_own_port_is_recognised() {
     for ports in [none(), BTreeSet::from([80])] {
         redirector.set_ports(&ports).unwrap();
         for to in [format!("{POD_V4}:{port}"), format!("[{POD_V6}]:{port}")] {
-            assert_eq!(net.from_client(to).line(), "", "closed without a word");
+            assert_eq!(net.client_dials(to).line(), "", "closed without a word");
         }
     }
     assert!(matches!(redirector.set_ports(&BTreeSet::from([port])), Err(RedirectError::Port(..))));
