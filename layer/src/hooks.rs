@@ -52,7 +52,7 @@ hook! { unsafe fn accept(fd: c_int, address: *mut sockaddr, length: *mut socklen
     // SAFETY: the caller's contract for accept; passed on as it came.
     let (room, accepted) = unsafe { (Room::of(address, length), real!(accept)(fd, address, length)) };
     if accepted >= 0 {
-        room.put(names::accepted(accepted));
+        room.put(names::accepted(fd, accepted));
     }
     accepted
 } }
@@ -61,7 +61,7 @@ hook! { unsafe fn accept4(fd: c_int, address: *mut sockaddr, length: *mut sockle
     // SAFETY: the caller's contract for accept4; passed on as it came.
     let (room, accepted) = unsafe { (Room::of(address, length), real!(accept4)(fd, address, length, flags)) };
     if accepted >= 0 {
-        room.put(names::accepted(accepted));
+        room.put(names::accepted(fd, accepted));
     }
     accepted
 } }
@@ -95,44 +95,55 @@ hook! { unsafe fn connect(fd: c_int, address: *const sockaddr, length: socklen_t
 hook! { unsafe fn close(fd: c_int) -> c_int => layer_close {
     match ops::closing(fd) {
         Closing::Ours => fail(libc::EBADF),
-        // SAFETY: passed on as it came.
-        Closing::Theirs => unsafe { real!(close)(fd) },
+        Closing::Theirs(gone) => {
+            // SAFETY: passed on as it came.
+            let result = unsafe { real!(close)(fd) };
+            ops::closed(gone);
+            result
+        }
     }
 } }
 
 hook! { unsafe fn dup2(old: c_int, new: c_int) -> c_int => layer_dup2 {
-    ops::replacing(old, new);
+    let gone = ops::replacing(old, new);
     // SAFETY: passed on as it came.
-    unsafe { real!(dup2)(old, new) }
+    let result = unsafe { real!(dup2)(old, new) };
+    ops::closed(gone);
+    result
 } }
 
 hook! { unsafe fn dup3(old: c_int, new: c_int, flags: c_int) -> c_int => layer_dup3 {
-    ops::replacing(old, new);
+    let gone = ops::replacing(old, new);
     // SAFETY: passed on as it came.
-    unsafe { real!(dup3)(old, new, flags) }
+    let result = unsafe { real!(dup3)(old, new, flags) };
+    ops::closed(gone);
+    result
 } }
 
 hook! { unsafe fn close_range(first: c_uint, last: c_uint, flags: c_int) -> c_int => layer_close_range {
     if first > last || flags & libc::CLOSE_RANGE_CLOEXEC as c_int != 0 {
         return sys::close_range(first, last, flags);
     }
-    let ranges = ops::closing_range(first, last);
-    ranges.into_iter().map(|(first, last)| sys::close_range(first, last, flags)).min().unwrap_or(0)
+    let (ranges, gone) = ops::closing_range(first, last);
+    let result = ranges.into_iter().map(|(first, last)| sys::close_range(first, last, flags)).min().unwrap_or(0);
+    ops::closed(gone);
+    result
 } }
 
 hook! { unsafe fn closefrom(first: c_int) -> () => layer_closefrom {
-    for (first, last) in ops::closing_range(first.max(0) as c_uint, c_uint::MAX) {
-        if sys::close_range(first, last, 0) != 0 {
-            // SAFETY: passed on as it came; a kernel without close_range.
-            unsafe { real!(closefrom)(first as c_int) };
-        }
+    let (ranges, gone) = ops::closing_range(first.max(0) as c_uint, c_uint::MAX);
+    if ranges.into_iter().any(|(first, last)| sys::close_range(first, last, 0) != 0) {
+        // SAFETY: passed on as it came; a kernel without close_range.
+        unsafe { real!(closefrom)(first) };
     }
+    ops::closed(gone);
 } }
 
 // Variadic in C. On x86_64 and aarch64 fixed arguments lie where variadic ones do. libuv closes its sockets this way.
 hook! { unsafe fn syscall(number: c_long, a: c_long, b: c_long, c: c_long, d: c_long, e: c_long, f: c_long) -> c_long => layer_syscall {
-    if number == libc::SYS_close && ops::closing(a as c_int) == Closing::Ours {
-        return fail(libc::EBADF).into();
+    if number == libc::SYS_close {
+        // SAFETY: the caller's contract for close.
+        return unsafe { layer_close(a as c_int) }.into();
     }
     // SAFETY: passed on as it came.
     unsafe { real!(syscall)(number, a, b, c, d, e, f) }

@@ -8,46 +8,39 @@ use mirrord_protocol::layer::{Message, Origin, Reply};
 use crate::{
     state::{self, State},
     sys,
+    tables::Tables,
 };
 
-/// The peer of a connection that was accepted just now, if it is another than the kernel says.
-pub fn accepted(fd: i32) -> Option<SocketAddr> {
-    if !state::get()?.has_sockets() {
-        return None;
-    }
+/// The peer of a connection that `listener` has just accepted, if it is another than the kernel says.
+pub fn accepted(listener: i32, fd: i32) -> Option<SocketAddr> {
     state::with(|state| {
         let ends = Ends::of(state, fd)?;
         let origin = ends.ask(state)?;
+        state.adopt_one(listener);
         sys::in_family_of(ends.peer, origin.client)
     })?
 }
 
 /// Likewise of any socket: a delivered connection, or one to the session's own listener elsewhere.
 pub fn peer(fd: i32) -> Option<SocketAddr> {
-    if !state::get()?.has_names() {
-        return None;
-    }
-    state::with(|state| match Ends::of(state, fd) {
-        Some(ends) => sys::in_family_of(ends.peer, ends.recall(state)?.client),
-        None => {
-            let peer = sys::peer(fd)?;
-            let asked =
-                state.tables(|tables| tables.elsewhere.iter().find(|listener| listener.bound == peer).map(|listener| listener.asked));
-            sys::in_family_of(peer, asked?)
+    state::with(|state| {
+        let ends = Ends::of(state, fd)?;
+        let elsewhere = |tables: &mut Tables| tables.elsewhere.iter().find(|listener| listener.bound == ends.peer).copied();
+        match state.tables(elsewhere) {
+            Some(listener) => sys::in_family_of(ends.peer, listener.asked),
+            None => sys::in_family_of(ends.peer, ends.recall(state)?.client),
         }
     })?
 }
 
 /// The own address of a socket, if it is another than the kernel says.
 pub fn local(fd: i32) -> Option<SocketAddr> {
-    if !state::get()?.has_names() {
-        return None;
-    }
     state::with(|state| {
-        if let Some(ends) = Ends::of(state, fd) {
-            if let Some(origin) = ends.recall(state) {
-                return sys::in_family_of(ends.local, origin.destination);
-            }
+        if let Some(origin) = Ends::of(state, fd).and_then(|ends| ends.recall(state)) {
+            return sys::in_family_of(sys::local(fd)?, origin.destination);
+        }
+        if !state.has_sockets() {
+            return None;
         }
         let local = sys::local(fd)?;
         let moved = state.tables(|tables| {
@@ -75,17 +68,14 @@ struct Ends {
 
 impl Ends {
     fn from_here(fd: i32) -> Option<Ends> {
-        let peer = sys::peer(fd)?;
-        let local = sys::local(fd)?;
-        let is_ours = peer.ip().to_canonical().is_loopback() || peer.ip() == local.ip();
-        (is_ours && sys::is_tcp(fd)).then_some(Ends { local, peer })
+        let (peer, local) = (sys::peer(fd)?, sys::local(fd)?);
+        let is_from_here = peer.ip().to_canonical().is_loopback() || peer.ip() == local.ip();
+        (is_from_here && sys::is_tcp(fd)).then_some(Ends { local, peer })
     }
 
-    // Only at a listener that the session's traffic reaches, or one that was asked about before.
+    // Not at a listener that is known to be a local one.
     fn of(state: &State, fd: i32) -> Option<Ends> {
-        let ends = Ends::from_here(fd)?;
-        let is_known = state.tables(|tables| tables.is_subscribed(ends.local.port()) || tables.origin(ends.local, ends.peer).is_some());
-        is_known.then_some(ends)
+        Ends::from_here(fd).filter(|ends| !state.tables(|tables| tables.is_local(ends.local.port())))
     }
 
     fn ask(&self, state: &State) -> Option<Origin> {

@@ -6,8 +6,9 @@ use mirrord_protocol::layer::{Listener, Message, Reply};
 
 use crate::{
     names::canonical,
-    state::{self, Bound, State, Told},
+    state::{self, State},
     sys::{self, Errno, Identity},
+    tables::{Bound, Tables, Told},
 };
 
 /// Most addresses of other processes that a process remembers having connected to.
@@ -29,7 +30,7 @@ pub fn bind(fd: i32, asked: SocketAddr) -> Option<Result<(), Errno>> {
         };
         if result.is_ok() {
             let bound = sys::local(fd).unwrap_or(asked);
-            state.add(identity, Listener { asked, bound });
+            state.add(identity, Listener { asked, bound }, Told::Nothing);
         }
         Some(result)
     })?
@@ -77,22 +78,24 @@ fn bind_elsewhere(state: &State, fd: i32, identity: Identity, asked: SocketAddr,
 
 /// A socket listens now. Returns once the target's traffic for its port can arrive, or will not.
 pub fn listening(fd: i32) {
-    if !state::get().is_some_and(State::has_sockets) {
-        return;
-    }
     state::with(|state| {
         let identity = sys::socket(fd)?;
-        let find = |tables: &mut state::Tables| tables.sockets.iter().find(|socket| socket.identity == identity).copied();
-        let found = state.tables(find)?;
+        let port = sys::local(fd)?.port();
+        let find = |tables: &mut Tables| tables.sockets.iter().find(|socket| socket.identity == identity).copied();
+        let Some(found) = state.tables(find) else {
+            // The kernel chose its port: nobody can ask for it.
+            state.tables(|tables| tables.set_local(port, true));
+            return None;
+        };
         let told = match state.change(&Message::Listen(found.listener)) {
             Ok(Reply::Done) => Told::Subscribed,
             Ok(_) => Told::Local,
             Err(_) => return None,
         };
-        let mut sockets = |tables: &mut state::Tables| {
+        state.tables(|tables| {
             tables.sockets.iter_mut().filter(|socket| socket.identity == identity).for_each(|socket| socket.told = told);
-        };
-        state.tables(&mut sockets);
+            tables.set_local(port, told == Told::Local);
+        });
         Some(())
     });
 }
@@ -138,53 +141,67 @@ pub fn moved(fd: i32, asked: SocketAddr) -> Option<SocketAddr> {
 /// What is to become of a descriptor that the program closes.
 #[derive(Debug, PartialEq, Eq)]
 pub enum Closing {
-    /// It is the program's.
-    Theirs,
+    /// It is the program's. When it is closed, [`closed`] takes the rest.
+    Theirs(Gone),
     /// It is the layer's own: for the program it is not open.
     Ours,
 }
 
+/// Listeners that a process which has forked closes; whether a child still has them the kernel knows afterwards.
+pub type Gone = Vec<SocketAddr>;
+
 /// The program closes a descriptor. If it is the last one of a listener, the target has the traffic back before it is closed.
 pub fn closing(fd: i32) -> Closing {
-    let Some(state) = state::get() else { return Closing::Theirs };
+    let Some(state) = state::get() else { return Closing::Theirs(Gone::new()) };
     if state.owns(fd) && state::with(|state| state.descriptors().contains(&fd)) == Some(true) {
         return Closing::Ours;
     }
-    if state.has_sockets() {
-        state::with(|state| {
-            let identity = sys::socket(fd)?;
-            forget(state, |other| other == identity, |other| other != fd);
-            Some(())
-        });
+    if !state.has_sockets() {
+        return Closing::Theirs(Gone::new());
     }
-    Closing::Theirs
+    let gone = state::with(|state| {
+        let identity = sys::socket(fd)?;
+        Some(forget(state, |other| other == identity, |other| other != fd))
+    });
+    Closing::Theirs(gone.flatten().unwrap_or_default())
+}
+
+/// Tells of what is closed by now.
+pub fn closed(gone: Gone) {
+    for bound in gone {
+        state::with(|state| drop(state.change(&Message::Close { bound, is_closed: true })));
+    }
 }
 
 /// `dup2` puts something else in a descriptor's place: that closes it.
-pub fn replacing(old: i32, new: i32) {
-    let Some(state) = state::get() else { return };
-    if old == new || !(state.owns(new) || state.has_sockets()) || sys::identity(old).is_none() {
-        return;
+pub fn replacing(old: i32, new: i32) -> Gone {
+    let Some(state) = state::get() else { return Gone::new() };
+    if old == new || !(state.owns(new) || state.has_sockets()) {
+        return Gone::new();
     }
-    if state.owns(new) {
-        state::with(|state| state.make_way(new));
-    } else if sys::socket(old) != sys::socket(new) {
-        closing(new);
+    let closes = state::with(|state| {
+        state.make_way(new);
+        sys::identity(old).is_some() && sys::socket(old) != sys::socket(new)
+    });
+    match closes.unwrap_or(false).then(|| closing(new)) {
+        Some(Closing::Theirs(gone)) => gone,
+        _ => Gone::new(),
     }
 }
 
-/// The program closes all descriptors from `first` to `last`. Returns the ranges without the layer's own.
-pub fn closing_range(first: u32, last: u32) -> Vec<(u32, u32)> {
+/// The program closes all descriptors from `first` to `last`. Returns the ranges without the layer's own, and what is for [`closed`].
+pub fn closing_range(first: u32, last: u32) -> (Vec<(u32, u32)>, Gone) {
+    let mut gone = Gone::new();
     let kept = state::with(|state| {
         let inside = |fd: i32| (first..=last).contains(&(fd as u32));
         if state.has_sockets() {
-            forget(state, |_| true, |fd| !inside(fd));
+            gone = forget(state, |_| true, |fd| !inside(fd));
         }
         let mut kept: Vec<_> = state.descriptors().into_iter().filter(|fd| inside(*fd)).map(|fd| fd as u32).collect();
         kept.sort_unstable();
         kept
     });
-    around(first, last, &kept.unwrap_or_default())
+    (around(first, last, &kept.unwrap_or_default()), gone)
 }
 
 fn around(first: u32, last: u32, kept: &[u32]) -> Vec<(u32, u32)> {
@@ -201,8 +218,9 @@ fn around(first: u32, last: u32, kept: &[u32]) -> Vec<(u32, u32)> {
     ranges
 }
 
-// Drops the sockets of which the process holds none of the descriptors that are to stay.
-fn forget(state: &State, which: impl Fn(Identity) -> bool, stays: impl Fn(i32) -> bool) {
+// Drops the sockets of which the process holds none of the descriptors that are to stay. Returns what is to be told afterwards.
+fn forget(state: &State, which: impl Fn(Identity) -> bool, stays: impl Fn(i32) -> bool) -> Gone {
+    let mut later = Gone::new();
     let candidates: Vec<_> = state.tables(|tables| tables.sockets.iter().filter(|socket| which(socket.identity)).copied().collect());
     for gone in candidates.into_iter().filter(|socket| !holds(socket.identity, &stays)) {
         let is_last = state.tables(|tables| {
@@ -210,11 +228,18 @@ fn forget(state: &State, which: impl Fn(Identity) -> bool, stays: impl Fn(i32) -
             let mut others = tables.sockets.iter();
             !others.any(|socket| socket.told != Told::Nothing && socket.listener.bound == gone.listener.bound)
         });
-        if gone.told != Told::Nothing && is_last {
+        let bound = gone.listener.bound;
+        if gone.told == Told::Nothing || !is_last {
+            continue;
+        }
+        if state.has_forked() {
+            later.push(bound);
+        } else {
             // Without an answer it ends with the line, or when the kernel has no such listener any more.
-            drop(state.change(&Message::Close { bound: gone.listener.bound }));
+            drop(state.change(&Message::Close { bound, is_closed: false }));
         }
     }
+    later
 }
 
 fn holds(identity: Identity, which: impl Fn(i32) -> bool) -> bool {

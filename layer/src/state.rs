@@ -1,10 +1,8 @@
-//! What this process has: its TCP sockets that were bound to a port, whom its accepted connections are from, and the lines to
-//! the intproxy. One static for the whole layer, made when the library is loaded, put right in a child of fork.
+//! The one static of the layer: the tables of what this process has, and the lines to the intproxy. Made when the library is
+//! loaded, with what the program before exec has handed on; put right in a child of fork.
 
 use std::{
     cell::{Cell, RefCell},
-    collections::{HashMap, VecDeque},
-    net::SocketAddr,
     sync::{
         atomic::{AtomicBool, AtomicI32, AtomicUsize, Ordering::Relaxed},
         Mutex, MutexGuard, OnceLock, PoisonError,
@@ -12,18 +10,18 @@ use std::{
     time::Duration,
 };
 
-use mirrord_protocol::layer::{Listener, Message, Origin, Reply, ADDRESS_VARIABLE};
+use mirrord_protocol::layer::{Listener, Message, Reply, ADDRESS_VARIABLE};
 
 use crate::{
     line::{Address, Line, Lost, Turn},
+    names,
     sys::{self, Identity},
+    tables::{Bound, Tables, Told},
 };
 
 /// How long a port may take to be opened or closed, and any other question to be answered.
 const CHANGE_PATIENCE: Duration = Duration::from_secs(10);
 const QUESTION_PATIENCE: Duration = Duration::from_secs(2);
-/// Most connections whose origin is remembered; the intproxy is asked again for older ones.
-const MAX_ORIGINS: usize = 4096;
 /// From here on, sockets that were closed behind our back are looked for.
 const MANY_SOCKETS: usize = 256;
 
@@ -36,72 +34,14 @@ thread_local! {
     static FORKING: RefCell<Option<MutexGuard<'static, Tables>>> = const { RefCell::new(None) };
 }
 
-/// What a socket is to the session.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Told {
-    /// Bound, not listening.
-    Nothing,
-    /// Listens, but its port's traffic stays away.
-    Local,
-    /// Listens, and is sent the port's traffic.
-    Subscribed,
-}
-
-/// A TCP socket that the program has bound to a port of its choice.
-#[derive(Clone, Copy, Debug)]
-pub struct Bound {
-    /// Which socket, whatever its descriptors.
-    pub identity: Identity,
-    /// What was asked for, and what the kernel gave.
-    pub listener: Listener,
-    /// What the intproxy knows of it.
-    pub told: Told,
-}
-
-/// All that changes.
-#[derive(Default)]
-pub struct Tables {
-    /// See [`Bound`].
-    pub sockets: Vec<Bound>,
-    /// Listeners of other processes of the session that this one has connected to, under the address that it asked for.
-    pub elsewhere: VecDeque<Listener>,
-    origins: HashMap<(SocketAddr, SocketAddr), Option<Origin>>,
-    origins_by_age: VecDeque<(SocketAddr, SocketAddr)>,
-    changes_turn: Turn,
-    questions_turn: Turn,
-}
-
-impl Tables {
-    /// What is known of the connection between two addresses.
-    pub fn origin(&self, local: SocketAddr, peer: SocketAddr) -> Option<Option<Origin>> {
-        self.origins.get(&(local, peer)).copied()
-    }
-
-    /// Remembers whom a connection is from.
-    pub fn remember(&mut self, local: SocketAddr, peer: SocketAddr, origin: Option<Origin>) {
-        if self.origins.insert((local, peer), origin).is_none() {
-            self.origins_by_age.push_back((local, peer));
-        }
-        if self.origins_by_age.len() > MAX_ORIGINS {
-            if let Some(oldest) = self.origins_by_age.pop_front() {
-                self.origins.remove(&oldest);
-            }
-        }
-    }
-
-    /// Whether traffic of the session arrives at a port of this machine.
-    pub fn is_subscribed(&self, port: u16) -> bool {
-        self.sockets.iter().any(|socket| socket.told == Told::Subscribed && socket.listener.bound.port() == port)
-    }
-}
-
 /// See the module.
 pub struct State {
     address: Address,
     pid: AtomicI32,
-    /// Length of `sockets`; whether `elsewhere` or `origins` hold anything: most calls have nothing to do with us, and see it here.
+    /// Length of `sockets`: most calls have nothing to do with us, and see it here.
     socket_count: AtomicUsize,
-    has_names: AtomicBool,
+    /// Whether children may have this process's listeners.
+    has_forked: AtomicBool,
     tables: Mutex<Tables>,
     changes: Line,
     questions: Line,
@@ -141,7 +81,7 @@ pub fn start() {
         address: Address { name: name.into(), token: token.into() },
         pid: AtomicI32::new(sys::pid()),
         socket_count: AtomicUsize::new(0),
-        has_names: AtomicBool::new(false),
+        has_forked: AtomicBool::new(false),
         tables: Mutex::default(),
         changes: Line::new(CHANGE_PATIENCE),
         questions: Line::new(QUESTION_PATIENCE),
@@ -176,9 +116,9 @@ impl State {
         self.socket_count.load(Relaxed) > 0
     }
 
-    /// Whether an address that the kernel tells may have to be told differently.
-    pub fn has_names(&self) -> bool {
-        self.has_sockets() || self.has_names.load(Relaxed)
+    /// Whether other processes may have listeners of this one that they have not told of.
+    pub fn has_forked(&self) -> bool {
+        self.has_forked.load(Relaxed)
     }
 
     /// Whether a descriptor is one of ours.
@@ -202,24 +142,19 @@ impl State {
     pub fn tables<T>(&self, work: impl FnOnce(&mut Tables) -> T) -> T {
         let mut tables = self.tables.lock().unwrap_or_else(PoisonError::into_inner);
         let result = work(&mut tables);
-        self.note_sizes(&tables);
+        self.socket_count.store(tables.sockets.len(), Relaxed);
         result
     }
 
-    fn note_sizes(&self, tables: &Tables) {
-        self.socket_count.store(tables.sockets.len(), Relaxed);
-        self.has_names.store(!tables.origins.is_empty() || !tables.elsewhere.is_empty(), Relaxed);
-    }
-
     /// Notes a socket that the program has bound.
-    pub fn add(&self, identity: Identity, listener: Listener) {
+    pub fn add(&self, identity: Identity, listener: Listener, told: Told) {
         if self.socket_count.load(Relaxed) >= MANY_SOCKETS {
             let held: Vec<_> = sys::descriptors().into_iter().filter_map(sys::socket).collect();
             self.tables(|tables| tables.sockets.retain(|socket| held.contains(&socket.identity)));
         }
         self.tables(|tables| {
             tables.sockets.retain(|socket| socket.identity != identity);
-            tables.sockets.push(Bound { identity, listener, told: Told::Nothing });
+            tables.sockets.push(Bound { identity, listener, told });
         });
     }
 
@@ -255,6 +190,17 @@ impl State {
         sys::write(2, format!("mirrord: {why}; the program goes on without the target's traffic\n").as_bytes());
     }
 
+    /// A listener that came from another process (SCM_RIGHTS) and has accepted something of the session's: this process has it too.
+    pub fn adopt_one(&self, fd: i32) {
+        let (Some(identity), Some(bound)) = (sys::socket(fd), sys::local(fd)) else { return };
+        if self.tables(|tables| tables.sockets.iter().any(|socket| socket.identity == identity)) {
+            return;
+        }
+        if let Ok(Reply::Adopted(known)) = self.change(&Message::Adopt { bound: vec![bound] }) {
+            known.into_iter().take(1).for_each(|listener| self.add(identity, listener, Told::Subscribed));
+        }
+    }
+
     // After exec: listeners and connections that the program before us has handed on.
     fn adopt(&'static self) {
         let sockets: Vec<_> = sys::descriptors().into_iter().filter_map(|fd| Some((fd, sys::socket(fd)?, sys::local(fd)?))).collect();
@@ -264,13 +210,12 @@ impl State {
             let Ok(Reply::Adopted(known)) = self.change(&Message::Adopt { bound }) else { return };
             for (_, identity, local) in listeners {
                 if let Some(listener) = known.iter().find(|listener| listener.bound == *local) {
-                    self.add(*identity, *listener);
-                    self.tables(|tables| tables.sockets.last_mut().map(|socket| socket.told = Told::Subscribed));
+                    self.add(*identity, *listener, Told::Subscribed);
                 }
             }
         }
         for (fd, ..) in sockets {
-            crate::names::learn(self, fd);
+            names::learn(self, fd);
         }
     }
 }
@@ -285,7 +230,9 @@ extern "C" fn before_fork() {
 }
 
 extern "C" fn after_fork_in_parent() {
-    FORKING.with(|forking| forking.borrow_mut().take());
+    if let (Some(state), Some(_tables)) = (STATE.get(), FORKING.with(|forking| forking.borrow_mut().take())) {
+        state.has_forked.store(true, Relaxed);
+    }
 }
 
 // The child has a copy of all, and shares the parent's lines, which it must neither use nor keep open.

@@ -65,6 +65,21 @@ fn node_http() {
 }
 
 #[test]
+fn node_cluster() {
+    for policy in ["rr", "none"] {
+        let (session, port) = (Session::start(), free_port());
+        let program = Program::start(session.command("node").arg(source("cluster.mjs")).args([policy, &port.to_string()]));
+        assert_eq!(program.line(), "listening");
+        for _ in 0..3 {
+            let answer = session.get(port, "/");
+            assert!(answer.contains(&format!("client=::ffff:{CLIENT}")), "{policy}: {answer}");
+        }
+        drop(program);
+        session.until_closed(port);
+    }
+}
+
+#[test]
 fn java_httpserver() {
     let (session, port) = (Session::start(), free_port());
     let program = Program::start(session.command("java").arg(source("Server.java")).arg(port.to_string()));

@@ -32,10 +32,13 @@ pub enum Message {
     },
     /// The process listens (TCP). Answered once the port's traffic can arrive: [`Reply::Done`], or [`Reply::Refused`] if it stays local.
     Listen(Listener),
-    /// The process has closed its last descriptor of a listener. [`Reply::Done`] once the pod has its traffic back.
+    /// The process closes its last descriptor of a listener. [`Reply::Done`] once the pod has its traffic back, unless others listen.
     Close {
         /// [`Listener::bound`].
         bound: SocketAddr,
+        /// Whether it is closed already. So it is with a process that has forked: the kernel then knows whether a child still has
+        /// it, which may not yet have said so.
+        is_closed: bool,
     },
     /// After fork or exec: the process holds these listening sockets. Answered with [`Reply::Adopted`]: those that the session knows.
     Adopt {
@@ -159,8 +162,8 @@ mod tests {
 
     #[test]
     fn golden_bytes() {
-        let listen = Message::Close { bound: "1.2.3.4:80".parse().unwrap() };
-        assert_eq!(encode(&listen).unwrap(), [7, 0, 0, 0, 2, 0, 1, 2, 3, 4, 80]);
+        let listen = Message::Close { bound: "1.2.3.4:80".parse().unwrap(), is_closed: true };
+        assert_eq!(encode(&listen).unwrap(), [8, 0, 0, 0, 2, 0, 1, 2, 3, 4, 80, 1]);
     }
 
     #[test]

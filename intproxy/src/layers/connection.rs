@@ -1,6 +1,6 @@
 //! One layer's connection: hello, then questions and answers, then, when it ends, what the process had is given back.
 
-use std::{io, sync::Arc, time::Duration};
+use std::{io, net::SocketAddr, sync::Arc, time::Duration};
 
 use mirrord_protocol::{
     layer::{self, Listener, Message, Reply},
@@ -73,7 +73,10 @@ impl Connection {
         match message {
             Message::Hello { .. } => Reply::Refused("a second hello".into()),
             Message::Listen(listener) => self.listen(listener).await.map_or_else(Reply::Refused, |()| Reply::Done),
-            Message::Close { bound } => {
+            Message::Close { bound, is_closed } => {
+                if is_closed {
+                    self.await_heirs(|held| held == bound).await;
+                }
                 self.settle(self.registry.release(self.number, bound)).await;
                 Reply::Done
             }
@@ -102,10 +105,7 @@ impl Connection {
     // The process has ended, has become another program, or has lost the connection: all of its listeners may live on elsewhere.
     async fn part(mut self) {
         drop(self.stream.shutdown().await);
-        let deadline = Instant::now() + GRACE;
-        while self.is_last_of_some() && Instant::now() < deadline {
-            sleep(GRACE / 20).await;
-        }
+        self.await_heirs(|_| true).await;
         for (Listener { bound, .. }, _) in self.registry.held_by(self.number) {
             let ports = self.registry.release(self.number, bound);
             for port in ports {
@@ -114,8 +114,17 @@ impl Connection {
         }
     }
 
-    fn is_last_of_some(&self) -> bool {
-        let mut held = self.registry.held_by(self.number).into_iter().filter(|(_, is_last)| *is_last).peekable();
+    async fn await_heirs(&self, which: impl Fn(SocketAddr) -> bool) {
+        let deadline = Instant::now() + GRACE;
+        while self.has_none_for_some(&which) && Instant::now() < deadline {
+            sleep(GRACE / 20).await;
+        }
+    }
+
+    // Whether a listener is open that no other process has told of.
+    fn has_none_for_some(&self, which: impl Fn(SocketAddr) -> bool) -> bool {
+        let held = self.registry.held_by(self.number).into_iter();
+        let mut held = held.filter(|(listener, is_last)| *is_last && which(listener.bound)).peekable();
         if held.peek().is_none() {
             return false;
         }

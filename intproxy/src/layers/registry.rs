@@ -33,11 +33,18 @@ struct Held {
 }
 
 impl Registry {
-    /// Where to connect for the program's port: a listener on all addresses is reached on loopback of its family.
+    /// Where to connect for the program's port: a listener on all addresses is reached on loopback of its family. If there are
+    /// several, one of IPv4: more clients have such an address, which a socket of IPv4 can tell.
     pub fn bound(&self, port: u16) -> Option<SocketAddr> {
+        self.bound_for(port, Ipv4Addr::LOCALHOST.into())
+    }
+
+    /// Likewise, preferably a listener of the client's family.
+    pub fn bound_for(&self, port: u16, client: IpAddr) -> Option<SocketAddr> {
+        let is_other = |bound: SocketAddr| bound.is_ipv4() != client.to_canonical().is_ipv4();
         let tables = lock(&self.0);
-        let held = tables.listeners.iter().find(|held| held.listener.asked.port() == port)?;
-        Some(reachable(held.listener.bound))
+        let bound = tables.listeners.iter().map(|held| held.listener).filter(|listener| listener.asked.port() == port);
+        bound.map(|listener| listener.bound).min_by_key(|bound| is_other(*bound)).map(reachable)
     }
 
     /// Notes whom a connection is from, before it is made: `local` is the intproxy's own end of it. Forgotten when the guard is dropped.
@@ -195,6 +202,10 @@ mod tests {
         assert_eq!(registry.bound(80), Some("127.0.0.1:4000".parse().unwrap()));
         assert_eq!(registry.release(1, one.bound), [80]);
         assert!(registry.is_open(80));
+        registry.hold(3, listener("[::]:80", "[::]:4000")).unwrap();
+        assert_eq!(registry.bound(80), Some("127.0.0.1:4000".parse().unwrap()));
+        assert_eq!(registry.bound_for(80, "2001:db8::1".parse().unwrap()).map(|bound| bound.port()), Some(4000));
+        registry.release(3, "[::]:4000".parse().unwrap());
         assert_eq!(registry.release(1, one.bound), [80]);
         assert_eq!(registry.held_by(2), [(one, true)]);
         registry.release(2, one.bound);
