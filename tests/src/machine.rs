@@ -38,7 +38,8 @@ pub fn built() -> &'static Path {
 pub fn filter(name: &str) -> PathBuf {
     let good = built().parent().unwrap().join("filters").join(format!("{name}.wasm"));
     let bad = manifest().join("../agent/filters/tests/guests").join(format!("{name}.wat"));
-    [good, bad].into_iter().find(|path| path.exists()).unwrap_or_else(|| panic!("no filter named {name}: run `make build` first"))
+    let own = manifest().join("programs").join(format!("{name}.wat"));
+    [good, bad, own].into_iter().find(|path| path.exists()).unwrap_or_else(|| panic!("no filter named {name}: run `make build` first"))
 }
 
 /// The folder of this crate.
