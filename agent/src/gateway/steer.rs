@@ -103,6 +103,9 @@ pub trait Surroundings: 'static {
         self.open(flow, Upstream::Session(session))
     }
 
+    /// Makes dropping a stream abrupt (a reset rather than an end), if it can. Nothing else is done with it afterwards.
+    fn abort(&self, _stream: &mut Self::Stream) {}
+
     /// Takes note of something that an operator counts.
     fn count(&self, event: Event);
 }

@@ -1,0 +1,110 @@
+//! Writes a head anew: the edited lines differ, all others go on byte for byte, in their order. Also the responses that
+//! are ours: a filter's, and the few errors that a client may see because of us.
+
+use mirrord_filters::{Edit, LocalResponse};
+
+use super::head::Asks;
+
+/// Appends to `out` the head `head` (with its empty line, CR LF throughout) after `edits`, in their order.
+pub fn edited(head: &[u8], edits: &[Edit], out: &mut Vec<u8>) {
+    let mut lines = head.split_inclusive(|byte| *byte == b'\n');
+    let first = lines.next().unwrap_or_default();
+    let mut fields: Vec<(&[u8], Line<'_>)> =
+        lines.filter(|line| *line != b"\r\n").map(|line| (name_of(line), Line::AsItCame(line))).collect();
+    for edit in edits {
+        match edit {
+            Edit::Append { name, value } => fields.push((name, Line::New(name, value))),
+            Edit::Remove { name } => fields.retain(|(found, _)| !found.eq_ignore_ascii_case(name)),
+            Edit::Set { name, value } => {
+                // The first line of that name gives its place.
+                let place = fields.iter().position(|(found, _)| found.eq_ignore_ascii_case(name));
+                fields.retain(|(found, _)| !found.eq_ignore_ascii_case(name));
+                fields.insert(place.unwrap_or(fields.len()), (name, Line::New(name, value)));
+            }
+        }
+    }
+    out.extend_from_slice(first);
+    for (_, line) in fields {
+        match line {
+            Line::AsItCame(line) => out.extend_from_slice(line),
+            Line::New(name, value) => push_field(out, name, value),
+        }
+    }
+    out.extend_from_slice(b"\r\n");
+}
+
+enum Line<'a> {
+    AsItCame(&'a [u8]),
+    New(&'a [u8], &'a [u8]),
+}
+
+fn name_of(line: &[u8]) -> &[u8] {
+    line.split(|byte| *byte == b':').next().unwrap_or_default()
+}
+
+fn push_field(out: &mut Vec<u8>, name: &[u8], value: &[u8]) {
+    for part in [name, b": ", value, b"\r\n"] {
+        out.extend_from_slice(part);
+    }
+}
+
+/// A filter's response to a request that asked `asks`; `close` if the connection ends after it.
+pub fn local_response(response: &LocalResponse, asks: Asks, close: bool) -> Vec<u8> {
+    let mut out = Vec::with_capacity(256 + response.body.len());
+    push_status(&mut out, response.status);
+    for (name, value) in &response.headers {
+        push_field(&mut out, name, value);
+    }
+    if !matches!(response.status, 204 | 304) {
+        push_field(&mut out, b"Content-Length", response.body.len().to_string().as_bytes());
+    }
+    if close {
+        push_field(&mut out, b"Connection", b"close");
+    }
+    out.extend_from_slice(b"\r\n");
+    if !asks.head && !matches!(response.status, 204 | 304) {
+        out.extend_from_slice(&response.body);
+    }
+    out
+}
+
+/// An error that is ours, and the end of the connection. The body says why, and what to do.
+pub fn error_response(status: u16, why: &str, asks: Asks) -> Vec<u8> {
+    let body = format!("mirrord: {why}\n").into_bytes();
+    let headers = vec![(b"Content-Type".to_vec(), b"text/plain; charset=utf-8".to_vec())];
+    local_response(&LocalResponse { status, headers, body }, asks, true)
+}
+
+fn push_status(out: &mut Vec<u8>, status: u16) {
+    let reason = http::StatusCode::from_u16(status).ok().and_then(|status| status.canonical_reason()).unwrap_or_default();
+    out.extend_from_slice(format!("HTTP/1.1 {status} {reason}\r\n").as_bytes());
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn edit(head: &str, edits: &[Edit]) -> String {
+        let mut out = Vec::new();
+        edited(head.as_bytes(), edits, &mut out);
+        String::from_utf8(out).unwrap()
+    }
+
+    #[test]
+    fn only_the_edited_lines_differ() {
+        let head = "GET / HTTP/1.1\r\nhOST:a\r\nX-A:  1 \r\nx-b: 2\r\nX-a: 3\r\n\r\n";
+        let set = Edit::Set { name: b"x-A".to_vec(), value: b"9".to_vec() };
+        assert_eq!(edit(head, &[set]), "GET / HTTP/1.1\r\nhOST:a\r\nx-A: 9\r\nx-b: 2\r\n\r\n");
+        let remove = Edit::Remove { name: b"X-B".to_vec() };
+        let append = Edit::Append { name: b"X-B".to_vec(), value: b"".to_vec() };
+        assert_eq!(edit(head, &[remove, append]), "GET / HTTP/1.1\r\nhOST:a\r\nX-A:  1 \r\nX-a: 3\r\nX-B: \r\n\r\n");
+        assert_eq!(edit(head, &[]), head);
+    }
+
+    #[test]
+    fn a_response_to_head_has_no_body_but_its_length() {
+        let response = LocalResponse { status: 403, headers: vec![], body: b"no".to_vec() };
+        let asks = Asks { head: true, ..Asks::default() };
+        assert_eq!(local_response(&response, asks, false), b"HTTP/1.1 403 Forbidden\r\nContent-Length: 2\r\n\r\n");
+    }
+}

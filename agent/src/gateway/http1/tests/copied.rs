@@ -1,0 +1,3 @@
+//! Copies: what the tap holds while the relay goes on.
+
+use super::*;

@@ -1,0 +1,421 @@
+//! The client's side of the relay: requests are read, steered, and moved to whoever answers them.
+
+use std::{
+    borrow::Cow,
+    task::{Context, Poll},
+};
+
+use mirrord_filters::RequestParts;
+
+use super::{
+    edit,
+    framing::Body,
+    head::{self, MAX_HEAD, Read, Request},
+    lines::{self, Lines},
+    relay::{Down, Exit, Relay, Special, To, Up},
+};
+use crate::gateway::{
+    detect::{Guess, first_bytes},
+    link::Link,
+    mirror::Tap,
+    sock::{self, Sock},
+    steer::{Ambiguity, Event, SessionId, Steering, Surroundings, Target, Upstream},
+};
+
+/// What a read of the client brought.
+enum Got<'a> {
+    Bytes(Cow<'a, [u8]>),
+    End,
+    Nothing,
+}
+
+impl<S: Surroundings> Relay<S> {
+    /// Moves the client's bytes until one side has to wait.
+    pub(super) fn upward(&mut self, cx: &mut Context<'_>, client: &mut impl Sock, scratch: &mut [u8]) -> Result<(), Exit> {
+        loop {
+            if !self.to_up.is_empty() && self.send_up(cx, &[]).is_pending() {
+                return Ok(());
+            }
+            let moved = match self.up {
+                Up::Head => self.head(cx, client, scratch)?,
+                Up::Opening(request) => self.opening(cx, request, scratch)?,
+                Up::Body(body) => self.body(cx, client, scratch, body)?,
+                Up::Wait => self.read_ahead(cx, client, scratch)?,
+                Up::Finish => self.finish_up(cx),
+                Up::Drain => match client.poll_read(cx, scratch) {
+                    Poll::Ready(Ok(0)) => {
+                        self.up = Up::Over;
+                        false
+                    }
+                    Poll::Ready(Ok(_)) => true,
+                    Poll::Ready(Err(_)) => return Err(Exit::Gone),
+                    Poll::Pending => false,
+                },
+                Up::Dead | Up::Over => false,
+            };
+            if !moved {
+                return Ok(());
+            }
+        }
+    }
+
+    /// The bytes held, if they are worth looking at, or more of the client's.
+    fn next<'a>(&mut self, cx: &mut Context<'_>, client: &mut impl Sock, scratch: &'a mut [u8]) -> Result<Got<'a>, Exit> {
+        if std::mem::take(&mut self.fresh) {
+            return Ok(Got::Bytes(Cow::Owned(std::mem::take(&mut self.input))));
+        }
+        if self.client_ended {
+            return Ok(Got::End);
+        }
+        match client.poll_read(cx, scratch) {
+            Poll::Pending => Ok(Got::Nothing),
+            Poll::Ready(Err(_)) => Err(Exit::Gone),
+            Poll::Ready(Ok(0)) => {
+                self.client_ended = true;
+                Ok(Got::End)
+            }
+            Poll::Ready(Ok(read)) if self.input.is_empty() => Ok(Got::Bytes(Cow::Borrowed(&scratch[..read]))),
+            Poll::Ready(Ok(read)) => {
+                let mut held = std::mem::take(&mut self.input);
+                held.extend_from_slice(&scratch[..read]);
+                Ok(Got::Bytes(Cow::Owned(held)))
+            }
+        }
+    }
+
+    fn head(&mut self, cx: &mut Context<'_>, client: &mut impl Sock, scratch: &mut [u8]) -> Result<bool, Exit> {
+        let mut data = match self.next(cx, client, scratch)? {
+            Got::Bytes(data) => data,
+            Got::Nothing => return Ok(false),
+            // The pod is told, and has the last word, also about a request that was cut short.
+            Got::End if self.input.is_empty() => return Err(Exit::Closing),
+            Got::End => {
+                self.ambiguous(cx, Ambiguity::Head, scratch)?;
+                return Ok(true);
+            }
+        };
+        if self.requests == 0 {
+            self.doubtful = false;
+            match first_bytes(&data) {
+                Guess::Http1 => {}
+                guess @ (Guess::Other | Guess::Http2) => {
+                    self.input = data.into_owned();
+                    return Err(if guess == Guess::Http2 { Exit::Http2 } else { Exit::NotHttp });
+                }
+                guess @ (Guess::More | Guess::MoreDoubtful) if data.len() <= MAX_HEAD => {
+                    self.doubtful = guess == Guess::MoreDoubtful;
+                    self.input = data.into_owned();
+                    return Ok(true);
+                }
+                Guess::More | Guess::MoreDoubtful => {}
+            }
+        }
+        // A head that came in pieces is parsed once, when its lines are complete: the work stays linear.
+        let whole = self.scanned == 0 || lines::until_empty(&data, &mut self.scanned) == Lines::Complete;
+        let read = if whole {
+            head::request(&data, |view| {
+                let parts = RequestParts {
+                    method: view.method,
+                    path: view.target,
+                    headers: view.fields,
+                    client: self.flow.client,
+                    destination: self.flow.destination,
+                    version: view.version,
+                };
+                self.surroundings.steer(&self.flow, &parts)
+            })
+        } else if data.len() > MAX_HEAD {
+            Read::Ambiguous(Ambiguity::HeadTooLong)
+        } else {
+            Read::Partial
+        };
+        let why = match read {
+            Read::Head((request, steering)) => {
+                self.scanned = 0;
+                if self.pod_neglected && matches!(steering.target, Target::Pod) {
+                    self.input = data.into_owned();
+                    self.freshen_pod(cx, scratch)?;
+                    data = Cow::Owned(std::mem::take(&mut self.input));
+                }
+                self.route(cx, request, steering, data)?;
+                return Ok(true);
+            }
+            Read::Partial if lines::until_empty(&data, &mut self.scanned) == Lines::Partial => {
+                self.input = data.into_owned();
+                return Ok(true);
+            }
+            Read::Partial => Ambiguity::Head,
+            Read::Ambiguous(why) => why,
+        };
+        self.input = data.into_owned();
+        self.ambiguous(cx, why, scratch)?;
+        Ok(true)
+    }
+
+    /// Sends a request on its way.
+    fn route(&mut self, cx: &mut Context<'_>, request: Request, steering: Steering, data: Cow<'_, [u8]>) -> Result<(), Exit> {
+        self.requests = self.requests.wrapping_add(1);
+        (self.asks, self.answered, self.special) = (request.asks, false, None);
+        let Steering { target, copies, request_edits, response_edits, watch } = steering;
+        for id in copies {
+            self.begin_copy(id, &data[..request.len], request);
+        }
+        let stolen = matches!(target, Target::Session(_));
+        if stolen || !request_edits.is_empty() || !response_edits.is_empty() || watch.is_some() {
+            let special = Special { request_edits, response_edits, watch, ..Special::default() };
+            self.special = Some(Box::new(special));
+        }
+        match target {
+            Target::Pod => {
+                self.to = To::Pod;
+                self.start(cx, request, data)
+            }
+            Target::Session(id) => {
+                self.to = To::Session(id);
+                self.input = data.into_owned();
+                (self.up, self.down) = (Up::Opening(request), Down::Hold);
+                Ok(())
+            }
+            Target::Respond(response) => {
+                self.to = To::Nobody;
+                // A client that was not told to continue may never send the body: what follows could be either.
+                let close = request.asks.close || request.asks.http10 || (request.asks.expects && !request.body.is_done());
+                self.asks.close = close;
+                self.to_client.extend_from_slice(&edit::local_response(&response, request.asks, close));
+                self.start(cx, request, data)?;
+                self.down = Down::Own;
+                Ok(())
+            }
+        }
+    }
+
+    /// Sends the request's head, and what has come of its body.
+    fn start(&mut self, cx: &mut Context<'_>, request: Request, data: Cow<'_, [u8]>) -> Result<(), Exit> {
+        let mut body = request.body;
+        // A broken chunk is met with the body, after the head has gone, however the bytes came.
+        let (end, body) = match body.take(&data[request.len..]) {
+            Ok(taken) => (request.len + taken, body),
+            Err(_) => (request.len, request.body),
+        };
+        self.copy(&data[request.len..end]);
+        let edited = match self.special.as_deref() {
+            Some(special) if !special.request_edits.is_empty() => {
+                let mut edited = Vec::with_capacity(data.len() + 256);
+                edit::edited(&data[..request.len], &special.request_edits, &mut edited);
+                edited.extend_from_slice(&data[request.len..end]);
+                Some(edited)
+            }
+            _ => None,
+        };
+        self.down = Down::Head;
+        if body.is_done() {
+            self.up = Up::Wait;
+            self.end_copies();
+        } else {
+            self.up = Up::Body(body);
+        }
+        let _ = self.send_up(cx, edited.as_deref().unwrap_or(&data[..end]));
+        if end < data.len() {
+            self.fresh = true;
+            self.input = match data {
+                Cow::Borrowed(data) => data[end..].to_vec(),
+                Cow::Owned(mut data) => {
+                    data.drain(..end);
+                    data
+                }
+            };
+        }
+        Ok(())
+    }
+
+    /// Waits for the session to take the request that `input` begins with.
+    fn opening(&mut self, cx: &mut Context<'_>, request: Request, scratch: &mut [u8]) -> Result<bool, Exit> {
+        let To::Session(id) = self.to else { return Ok(false) };
+        let first = self.special.as_deref().is_none_or(|special| special.request.is_none());
+        if first {
+            // A kept connection that says something or has ended is of no more use.
+            let reused = self.session(id).is_some_and(|link| link.poll_read(cx, scratch).is_pending());
+            if !reused {
+                self.drop_session(id);
+            }
+            let special = self.special.get_or_insert_default();
+            (special.request, special.reused) = (Some(request), reused);
+        }
+        if self.session(id).is_none() {
+            self.sessions.push((id, Link::open(&self.surroundings, &self.flow, Upstream::Session(id))));
+        }
+        match self.target().map(|link| link.poll_open(cx)) {
+            Some(Poll::Pending) => Ok(false),
+            Some(Poll::Ready(Ok(()))) => {
+                let data = std::mem::take(&mut self.input);
+                if let Some(special) = self.special.as_deref_mut().filter(|_| request.asks.idempotent && request.body.is_done()) {
+                    special.replay = data[..request.len].to_vec();
+                }
+                self.start(cx, request, Cow::Owned(data))?;
+                Ok(true)
+            }
+            Some(Poll::Ready(Err(_))) | None => {
+                self.fall_back(cx, request, scratch)?;
+                Ok(true)
+            }
+        }
+    }
+
+    /// The session cannot take the request that `input` begins with: the pod gets it as it came.
+    pub(super) fn fall_back(&mut self, cx: &mut Context<'_>, request: Request, scratch: &mut [u8]) -> Result<(), Exit> {
+        self.count(Event::FellBack);
+        if let To::Session(id) = self.to {
+            self.drop_session(id);
+        }
+        self.special = None;
+        self.freshen_pod(cx, scratch)?;
+        self.to = To::Pod;
+        let data = std::mem::take(&mut self.input);
+        self.start(cx, request, Cow::Owned(data))
+    }
+
+    fn body(&mut self, cx: &mut Context<'_>, client: &mut impl Sock, scratch: &mut [u8], mut body: Body) -> Result<bool, Exit> {
+        let data = match self.next(cx, client, scratch)? {
+            Got::Bytes(data) => data,
+            Got::Nothing => return Ok(false),
+            Got::End => {
+                self.cut_copies();
+                self.up = if self.to == To::Nobody { Up::Over } else { Up::Finish };
+                return Ok(true);
+            }
+        };
+        let Ok(taken) = body.take(&data) else {
+            self.input = data.into_owned();
+            return self.broken_body().map(|()| true);
+        };
+        self.copy(&data[..taken]);
+        self.up = Up::Body(body);
+        if body.is_done() {
+            self.end_copies();
+            self.up = if self.down == Down::Idle { Up::Head } else { Up::Wait };
+        }
+        let _ = self.send_up(cx, &data[..taken]);
+        if taken < data.len() {
+            (self.input, self.fresh) = (data[taken..].to_vec(), true);
+        }
+        Ok(true)
+    }
+
+    /// `input` begins with a piece of a body in which a chunk is broken.
+    fn broken_body(&mut self) -> Result<(), Exit> {
+        self.cut_copies();
+        match self.to {
+            To::Pod if !self.surroundings.refuse_ambiguous(&self.flow) => return Err(Exit::Opaque(Ambiguity::Chunk)),
+            To::Pod => self.cut_pod(),
+            To::Session(id) => {
+                let surroundings = self.surroundings.clone();
+                if let Some(Link::Open(stream)) = self.session(id) {
+                    surroundings.abort(stream);
+                }
+                self.drop_session(id);
+            }
+            To::Nobody => {
+                // Our response is complete or on its way: nothing to add but the end.
+                (self.up, self.down, self.input) = (Up::Drain, Down::Closing, Vec::new());
+                return Ok(());
+            }
+        }
+        if self.answered {
+            return Err(Exit::Reset);
+        }
+        self.refuse(400, "a chunk of the request's body is malformed; send chunks as RFC 9112 has them");
+        Ok(())
+    }
+
+    fn cut_pod(&mut self) {
+        if let Link::Open(stream) = &mut self.pod {
+            self.surroundings.abort(stream);
+        }
+        self.pod.take();
+    }
+
+    /// While a response is under way: an eye on the client, and what it pipelines, up to a bound.
+    fn read_ahead(&mut self, cx: &mut Context<'_>, client: &mut impl Sock, scratch: &mut [u8]) -> Result<bool, Exit> {
+        if self.client_ended {
+            if self.input.is_empty() {
+                self.up = Up::Finish;
+                return Ok(true);
+            }
+            return Ok(false);
+        }
+        if self.input.len() > MAX_HEAD {
+            return Ok(false);
+        }
+        match client.poll_read(cx, scratch) {
+            Poll::Pending => Ok(false),
+            Poll::Ready(Err(_)) => Err(Exit::Gone),
+            Poll::Ready(Ok(read)) => {
+                self.client_ended = read == 0;
+                self.input.extend_from_slice(&scratch[..read]);
+                self.fresh |= read > 0;
+                Ok(true)
+            }
+        }
+    }
+
+    /// Passes on that the client has ended.
+    fn finish_up(&mut self, cx: &mut Context<'_>) -> bool {
+        // A link that cannot be finished shows it in what it says.
+        if self.target().is_some_and(|link| link.poll_finish(cx).is_pending()) {
+            return false;
+        }
+        self.up = Up::Over;
+        false
+    }
+
+    /// Bytes for whoever answers this request. If they cannot be written, its response may still say why.
+    fn send_up(&mut self, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<()> {
+        let mut pending = std::mem::take(&mut self.to_up);
+        let sent = match self.target() {
+            Some(link) => sock::send(link, cx, &mut pending, bytes),
+            None => return Poll::Ready(()),
+        };
+        match sent {
+            Poll::Ready(Ok(())) => Poll::Ready(()),
+            Poll::Pending => {
+                self.to_up = pending;
+                Poll::Pending
+            }
+            Poll::Ready(Err(_)) => {
+                if matches!(self.up, Up::Body(_) | Up::Wait | Up::Finish) {
+                    self.up = Up::Dead;
+                    self.cut_copies();
+                }
+                Poll::Ready(())
+            }
+        }
+    }
+
+    fn begin_copy(&mut self, id: SessionId, head: &[u8], request: Request) {
+        let index = self.taps.iter().position(|tap| tap.session() == id).unwrap_or_else(|| {
+            self.taps.push(Tap::new(&self.surroundings, self.flow, id));
+            self.taps.len() - 1
+        });
+        let Some(tap) = self.taps.get_mut(index) else { return };
+        if !tap.begin(head, request.asks) {
+            self.count(Event::CopyDropped);
+        }
+    }
+
+    /// A piece of the body, for all who have a copy of this request.
+    fn copy(&mut self, bytes: &[u8]) {
+        for tap in &mut self.taps {
+            if !tap.more(bytes) {
+                self.surroundings.count(Event::CopyDropped);
+            }
+        }
+    }
+
+    fn end_copies(&mut self) {
+        self.taps.iter_mut().for_each(Tap::end);
+    }
+
+    fn cut_copies(&mut self) {
+        self.taps.iter_mut().for_each(Tap::cut);
+    }
+}

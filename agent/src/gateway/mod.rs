@@ -1,0 +1,13 @@
+//! The agent's proxy: redirected connections come in, are read as far as that is certain, and each request goes where the
+//! filters say. To the gateway the pod and a session are the same thing: an upstream that yields a byte stream.
+
+pub mod connection;
+pub mod detect;
+pub mod http1;
+pub mod http2;
+pub mod link;
+pub mod mirror;
+pub mod opaque;
+mod player;
+pub mod sock;
+pub mod steer;
