@@ -17,11 +17,12 @@ const MAX_ELSEWHERE: usize = 256;
 /// Binds a TCP socket to a port that the program chose, or somewhere else if that is not to be had on this machine, which the
 /// program is not told. `None`: nothing to do with us.
 pub fn bind(fd: i32, asked: SocketAddr) -> Option<Result<(), Errno>> {
-    if asked.port() == 0 {
-        return None;
-    }
     state::with(|state| {
         let identity = sys::socket(fd).filter(|_| sys::is_tcp(fd))?;
+        if asked.port() == 0 {
+            state.tables(|tables| tables.note_unnamed(identity));
+            return None;
+        }
         // The kernel does not know that the address of a moved listener is taken.
         let moved = holder(state, asked, identity).filter(|listener| listener.asked != listener.bound);
         let result = match moved {
@@ -76,25 +77,39 @@ fn bind_elsewhere(state: &State, fd: i32, identity: Identity, asked: SocketAddr,
     }
 }
 
-/// A socket listens now. Returns once the target's traffic for its port can arrive, or will not.
-pub fn listening(fd: i32) {
-    state::with(|state| {
+/// Whether the kernel will choose a socket's port when it listens, or has chosen it: nobody can ask for that one.
+pub fn is_unnamed(fd: i32) -> bool {
+    let is_unnamed = state::with(|state| {
         let identity = sys::socket(fd)?;
-        let port = sys::local(fd)?.port();
-        let find = |tables: &mut Tables| tables.sockets.iter().find(|socket| socket.identity == identity).copied();
-        let Some(found) = state.tables(find) else {
-            // The kernel chose its port: nobody can ask for it.
-            state.tables(|tables| tables.set_local(port, true));
+        Some(state.tables(|tables| tables.is_unnamed(identity)) || sys::local(fd)?.port() == 0)
+    });
+    is_unnamed.flatten().unwrap_or(true)
+}
+
+/// A socket listens now. Returns once the target's traffic for its port can arrive, or will not.
+pub fn listening(fd: i32, is_unnamed: bool) {
+    state::with(|state| {
+        let identity = sys::socket(fd).filter(|_| sys::is_tcp(fd))?;
+        let local = sys::local(fd)?;
+        if is_unnamed {
+            state.tables(|tables| tables.set_local(local.port(), true));
             return None;
-        };
-        let told = match state.change(&Message::Listen(found.listener)) {
+        }
+        let find = |tables: &mut Tables| tables.sockets.iter().find(|socket| socket.identity == identity).map(|socket| socket.listener);
+        let listener = state.tables(find).unwrap_or_else(|| {
+            // Another process has bound it and handed it over (SCM_RIGHTS, exec).
+            let listener = Listener { asked: local, bound: local };
+            state.add(identity, listener, Told::Nothing);
+            listener
+        });
+        let told = match state.change(&Message::Listen(listener)) {
             Ok(Reply::Done) => Told::Subscribed,
             Ok(_) => Told::Local,
             Err(_) => return None,
         };
         state.tables(|tables| {
             tables.sockets.iter_mut().filter(|socket| socket.identity == identity).for_each(|socket| socket.told = told);
-            tables.set_local(port, told == Told::Local);
+            tables.set_local(local.port(), told == Told::Local);
         });
         Some(())
     });

@@ -22,8 +22,6 @@ use crate::{
 /// How long a port may take to be opened or closed, and any other question to be answered.
 const CHANGE_PATIENCE: Duration = Duration::from_secs(10);
 const QUESTION_PATIENCE: Duration = Duration::from_secs(2);
-/// From here on, sockets that were closed behind our back are looked for.
-const MANY_SOCKETS: usize = 256;
 
 static STATE: OnceLock<State> = OnceLock::new();
 
@@ -148,9 +146,9 @@ impl State {
 
     /// Notes a socket that the program has bound.
     pub fn add(&self, identity: Identity, listener: Listener, told: Told) {
-        if self.socket_count.load(Relaxed) >= MANY_SOCKETS {
-            let held: Vec<_> = sys::descriptors().into_iter().filter_map(sys::socket).collect();
-            self.tables(|tables| tables.sockets.retain(|socket| held.contains(&socket.identity)));
+        if self.tables(|tables| tables.are_many()) {
+            let held = sys::descriptors().into_iter().filter_map(sys::socket).collect();
+            self.tables(|tables| tables.keep(&held));
         }
         self.tables(|tables| {
             tables.sockets.retain(|socket| socket.identity != identity);

@@ -189,7 +189,7 @@ pub fn shares_port(fd: c_int) -> bool {
 }
 
 /// What a descriptor is, whatever its number: device and inode.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Identity {
     /// Device.
     pub device: u64,

@@ -11,6 +11,10 @@ use crate::{line::Turn, sys::Identity};
 
 /// Most connections whose origin is remembered; the intproxy is asked again for older ones.
 const MAX_ORIGINS: usize = 4096;
+/// Most sockets that are remembered to have a port of the kernel's choice.
+const MAX_UNNAMED: usize = 64;
+/// From here on, sockets that were closed behind our back are looked for.
+const MANY_SOCKETS: usize = 256;
 /// Most ports that are remembered not to need the question.
 const MAX_LOCAL_PORTS: usize = 1024;
 
@@ -43,6 +47,10 @@ pub struct Tables {
     pub sockets: Vec<Bound>,
     /// Listeners of other processes of the session that this one has connected to, under the address that it asked for.
     pub elsewhere: VecDeque<Listener>,
+    /// The latest sockets whose port the kernel has chosen.
+    unnamed: VecDeque<Identity>,
+    /// From so many sockets on, those are looked for that were closed behind our back.
+    many: usize,
     /// Ports of listeners of this process that no traffic of the session reaches.
     local_ports: HashSet<u16>,
     origins: HashMap<(SocketAddr, SocketAddr), Option<Origin>>,
@@ -69,6 +77,30 @@ impl Tables {
                 self.origins.remove(&oldest);
             }
         }
+    }
+
+    /// Notes a socket whose port the kernel has chosen; whoever listens on it does so soon.
+    pub fn note_unnamed(&mut self, identity: Identity) {
+        self.unnamed.push_back(identity);
+        if self.unnamed.len() > MAX_UNNAMED {
+            self.unnamed.pop_front();
+        }
+    }
+
+    /// Whether the kernel has chosen the socket's port.
+    pub fn is_unnamed(&self, identity: Identity) -> bool {
+        self.unnamed.contains(&identity)
+    }
+
+    /// Whether it is time to look for sockets that are gone.
+    pub fn are_many(&self) -> bool {
+        self.sockets.len() >= self.many.max(MANY_SOCKETS)
+    }
+
+    /// Drops all sockets that the process does not hold. Next time when there are twice as many.
+    pub fn keep(&mut self, held: &HashSet<Identity>) {
+        self.sockets.retain(|socket| held.contains(&socket.identity));
+        self.many = self.sockets.len() * 2;
     }
 
     /// Notes whether traffic of the session reaches a listener's port.
