@@ -62,16 +62,17 @@ impl<S: Surroundings> Shared<S> {
                 self.to_pod(head, &mut incoming, edits).await;
             }
             Target::Session(session) => {
-                self.to_session(session, head, &steering.request_edits, &mut incoming, edits).await;
+                // Boxed, as is the answer below: every task is as large as its largest branch, and almost all go to the pod.
+                Box::pin(self.to_session(session, head, &steering.request_edits, &mut incoming, edits)).await;
             }
-            Target::Respond(local) => answer(local, head.method(), &mut incoming).await,
+            Target::Respond(local) => Box::pin(answer(local, head.method(), &mut incoming)).await,
         }
     }
 
     async fn to_pod(&self, head: Request<()>, incoming: &mut Incoming, edits: Edits) {
         let link = match self.upstreams.ready(Key::Pod) {
             Some(link) => link,
-            None => match self.open(Key::Pod, incoming).await {
+            None => match Box::pin(self.open(Key::Pod, incoming)).await {
                 Some(Ok(link)) => link,
                 // The client asked for a pod that is not there: without us it would not have got a connection.
                 Some(Err(_)) => return self.pod_broke(|| incoming.respond.send_reset(Reason::REFUSED_STREAM)).await,
