@@ -8,6 +8,7 @@
 # compiler does it (packages rustc-web, cargo-web, rust-web-src, rust-web-llvm, lld-22): its standard library is
 # compiled from its source once and kept in ~/.cache/mirrord-dev/wasm-sysroot/<compiler version>.
 # A warm machine needs no network. Several runs at once wait for each other.
+# MIRRORD_WASM_TOOLCHAIN=rustup or =debian forces one of the two.
 set -euo pipefail
 
 TRIPLE=wasm32-unknown-unknown
@@ -41,9 +42,9 @@ install_debian_compiler() {
         sudo=(sudo)
     fi
     say "installing ${DEBIAN_PACKAGES[*]} (once)"
-    local apt=("${sudo[@]}" env DEBIAN_FRONTEND=noninteractive apt-get -q -o DPkg::Lock::Timeout=300 -o Acquire::Retries=3)
+    local apt=("${sudo[@]}" env DEBIAN_FRONTEND=noninteractive apt-get -qq -o Dpkg::Use-Pty=0 -o DPkg::Lock::Timeout=300 -o Acquire::Retries=3)
     "${apt[@]}" update >&2 || say "apt-get update failed; trying with the package lists as they are"
-    "${apt[@]}" install -y --no-install-recommends "${DEBIAN_PACKAGES[@]}" >&2 ||
+    "${apt[@]}" install -y --no-install-recommends "${DEBIAN_PACKAGES[@]}" >/dev/null ||
         die "apt-get could not install ${DEBIAN_PACKAGES[*]}; or run 'rustup target add $TRIPLE' where rustup can reach its server"
     debian_compiler_installed || die "the packages are installed, but /usr/bin/rustc, its source or rust-lld is missing"
 }
@@ -100,14 +101,32 @@ mkdir -p "$BUILD"
 exec 9>"$BUILD/.lock"
 flock 9
 
-if rustup_has_target; then
-    build cargo
-elif debian_compiler_installed && [ -d "$(debian_sysroot)" ]; then
-    RUSTC=/usr/bin/rustc RUSTFLAGS="--sysroot=$(debian_sysroot)" build /usr/bin/cargo
-elif ! debian_compiler_installed && rustup_can_add_target; then
-    build cargo
-else
+build_with_rustup() { build cargo; }
+build_with_debian() {
     debian_compiler_installed || install_debian_compiler
-    [ -d "$(debian_sysroot)" ] || build_sysroot "$(debian_sysroot)"
-    RUSTC=/usr/bin/rustc RUSTFLAGS="--sysroot=$(debian_sysroot)" build /usr/bin/cargo
-fi
+    local sysroot
+    sysroot=$(debian_sysroot)
+    [ -d "$sysroot" ] || build_sysroot "$sysroot"
+    RUSTC=/usr/bin/rustc RUSTFLAGS="--sysroot=$sysroot" build /usr/bin/cargo
+}
+
+case ${MIRRORD_WASM_TOOLCHAIN:-} in
+rustup)
+    rustup_has_target || rustup_can_add_target || die "rustup cannot add the target $TRIPLE"
+    build_with_rustup
+    ;;
+debian) build_with_debian ;;
+"")
+    # What is ready first, then what has to be fetched.
+    if rustup_has_target; then
+        build_with_rustup
+    elif debian_compiler_installed && [ -d "$(debian_sysroot)" ]; then
+        build_with_debian
+    elif rustup_can_add_target; then
+        build_with_rustup
+    else
+        build_with_debian
+    fi
+    ;;
+*) die "MIRRORD_WASM_TOOLCHAIN is '$MIRRORD_WASM_TOOLCHAIN'; it can be rustup or debian" ;;
+esac

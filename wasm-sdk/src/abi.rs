@@ -33,7 +33,7 @@ pub mod export {
 pub mod import {
     /// `(what: i32, buf: i32, cap: i32) -> i32`: see [`super::what`].
     pub const GET: &str = "get";
-    /// `(name: i32, name_len: i32, buf: i32, cap: i32) -> i32`: the first header of that name.
+    /// `(name: i32, name_len: i32, nth: i32, buf: i32, cap: i32) -> i32`: the nth header of that name, from 0.
     pub const GET_HEADER: &str = "get_header";
     /// `(index: i32, buf: i32, cap: i32) -> i64`: the header at that index, name and value one after the other.
     pub const GET_HEADER_AT: &str = "get_header_at";
@@ -165,7 +165,7 @@ pub fn answer_problem(status: i32, body_len: usize) -> Option<&'static str> {
 }
 
 fn is_token(byte: u8) -> bool {
-    byte.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&byte)
+    byte.is_ascii_alphanumeric() || matches!(byte, b'!' | b'#'..=b'\'' | b'*' | b'+' | b'-' | b'.' | b'^'..=b'`' | b'|' | b'~')
 }
 
 #[cfg(test)]

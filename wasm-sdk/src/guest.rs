@@ -14,7 +14,7 @@ const CHUNK: usize = 4096;
 #[link(wasm_import_module = "mirrord")]
 extern "C" {
     fn get(what: i32, buf: *mut u8, cap: usize) -> i32;
-    fn get_header(name: *const u8, name_len: usize, buf: *mut u8, cap: usize) -> i32;
+    fn get_header(name: *const u8, name_len: usize, nth: usize, buf: *mut u8, cap: usize) -> i32;
     fn get_header_at(index: i32, buf: *mut u8, cap: usize) -> i64;
     fn get_status() -> i32;
     fn edit_header(target: i32, op: i32, name: *const u8, name_len: usize, value: *const u8, value_len: usize);
@@ -89,9 +89,9 @@ impl Source {
         self.0.take(|buf, cap| unsafe { get(what, buf, cap) }.into())
     }
 
-    pub(crate) fn header(&self, name: &str) -> Option<&[u8]> {
+    pub(crate) fn header(&self, name: &str, nth: usize) -> Option<&[u8]> {
         // SAFETY: as above; the name is borrowed for the call.
-        self.0.take(|buf, cap| unsafe { get_header(name.as_ptr(), name.len(), buf, cap) }.into())
+        self.0.take(|buf, cap| unsafe { get_header(name.as_ptr(), name.len(), nth, buf, cap) }.into())
     }
 
     pub(crate) fn header_at(&self, index: usize) -> Option<(&[u8], &[u8])> {

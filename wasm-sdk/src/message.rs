@@ -33,12 +33,17 @@ impl Request {
 
     /// The first header of that name, compared without regard to case.
     pub fn header(&self, name: &str) -> Option<&[u8]> {
-        self.source.header(name)
+        self.source.header(name, 0)
     }
 
     /// The same as text; nothing if it is not UTF-8.
     pub fn header_str(&self, name: &str) -> Option<&str> {
         std::str::from_utf8(self.header(name)?).ok()
+    }
+
+    /// The values of all headers of that name, in order.
+    pub fn header_values<'a>(&'a self, name: &'a str) -> impl Iterator<Item = &'a [u8]> + 'a {
+        (0..).map_while(move |nth| self.source.header(name, nth))
     }
 
     /// All headers, in the order and spelling in which they were sent.
@@ -139,7 +144,12 @@ impl Response {
 
     /// The first header of that name, compared without regard to case.
     pub fn header(&self, name: &str) -> Option<&[u8]> {
-        self.source.header(name)
+        self.source.header(name, 0)
+    }
+
+    /// The values of all headers of that name, in order.
+    pub fn header_values<'a>(&'a self, name: &'a str) -> impl Iterator<Item = &'a [u8]> + 'a {
+        (0..).map_while(move |nth| self.source.header(name, nth))
     }
 
     /// All headers, in the order and spelling in which they were sent.

@@ -30,8 +30,8 @@ impl Source {
         }
     }
 
-    pub(crate) fn header(&self, name: &str) -> Option<&[u8]> {
-        self.headers.iter().find(|(own, _)| own.eq_ignore_ascii_case(name)).map(|(_, value)| value.as_slice())
+    pub(crate) fn header(&self, name: &str, nth: usize) -> Option<&[u8]> {
+        self.headers.iter().filter(|(own, _)| own.eq_ignore_ascii_case(name)).nth(nth).map(|(_, value)| value.as_slice())
     }
 
     pub(crate) fn header_at(&self, index: usize) -> Option<(&[u8], &[u8])> {

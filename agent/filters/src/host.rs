@@ -43,12 +43,12 @@ fn get(mut caller: Caller<'_, State>, which: i32, buf: u32, cap: u32) -> Result<
     Ok(copy(out, value))
 }
 
-fn get_header(mut caller: Caller<'_, State>, name: u32, name_len: u32, buf: u32, cap: u32) -> Result<i32> {
+fn get_header(mut caller: Caller<'_, State>, name: u32, name_len: u32, nth: u32, buf: u32, cap: u32) -> Result<i32> {
     let (memory, state) = split(&mut caller)?;
     if state.hook == Hook::Configure {
         return Ok(abi::ABSENT);
     }
-    let Some(value) = state.head.header(bytes(memory, name, name_len)?) else {
+    let Some(value) = state.head.header(bytes(memory, name, name_len)?, nth as usize) else {
         return Ok(abi::ABSENT);
     };
     Ok(copy(place(memory, buf, cap)?, value))

@@ -86,6 +86,9 @@ impl FilterLog {
 /// Text of a guest, fit for one line of a log: at most `max` bytes, control characters made visible.
 pub(crate) fn clean(text: &[u8], max: usize) -> String {
     let cut = text.len() > max;
+    if !cut && text.iter().all(|byte| matches!(byte, b' '..=b'~')) {
+        return String::from_utf8_lossy(text).into_owned();
+    }
     let mut out = String::with_capacity(text.len().min(max) + 3);
     for c in String::from_utf8_lossy(&text[..text.len().min(max)]).chars() {
         if c.is_control() {

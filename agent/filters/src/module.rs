@@ -122,7 +122,7 @@ fn check_imports(name: &str, module: &wasmtime::Module) -> Result<(), FilterErro
     use ValType::{I32, I64};
     let known: [(&str, &[ValType], &[ValType]); 9] = [
         (abi::import::GET, &[I32, I32, I32], &[I32]),
-        (abi::import::GET_HEADER, &[I32, I32, I32, I32], &[I32]),
+        (abi::import::GET_HEADER, &[I32, I32, I32, I32, I32], &[I32]),
         (abi::import::GET_HEADER_AT, &[I32, I32, I32], &[I64]),
         (abi::import::GET_STATUS, &[], &[I32]),
         (abi::import::EDIT_HEADER, &[I32, I32, I32, I32, I32, I32], &[]),

@@ -127,12 +127,10 @@ impl Head {
         &self.bytes[self.path.clone()]
     }
 
-    /// The first header of that name.
-    pub(crate) fn header(&self, name: &[u8]) -> Option<&[u8]> {
-        let span = self
-            .fields
-            .iter()
-            .find(|span| span.value - span.name == name.len() && self.bytes[span.name..span.value].eq_ignore_ascii_case(name))?;
+    /// The nth header of that name.
+    pub(crate) fn header(&self, name: &[u8], nth: usize) -> Option<&[u8]> {
+        let named = |span: &&Span| span.value - span.name == name.len() && self.bytes[span.name..span.value].eq_ignore_ascii_case(name);
+        let span = self.fields.iter().filter(named).nth(nth)?;
         Some(&self.bytes[span.value..span.end])
     }
 

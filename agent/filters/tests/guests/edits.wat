@@ -1,14 +1,14 @@
 ;; Makes one header edit on the request, wholly taken from the request: name in `n`, value in `v` (with `%` for CR LF),
 ;; operation as the first digit of `o`; repeated as often as `r` has bytes. Then steals.
 (module
-  (import "mirrord" "get_header" (func $get_header (param i32 i32 i32 i32) (result i32)))
+  (import "mirrord" "get_header" (func $get_header (param i32 i32 i32 i32 i32) (result i32)))
   (import "mirrord" "edit_header" (func $edit_header (param i32 i32 i32 i32 i32 i32)))
   (memory (export "memory") 2)
   (data (i32.const 0) "nvor")
   (func (export "mirrord_abi_version_1"))
   (func (export "mirrord_configure") (result i32) i32.const 0)
   (func $read (param $which i32) (param $at i32) (result i32) (local $len i32)
-    (local.set $len (call $get_header (local.get $which) (i32.const 1) (local.get $at) (i32.const 20000)))
+    (local.set $len (call $get_header (local.get $which) (i32.const 1) (i32.const 0) (local.get $at) (i32.const 20000)))
     (if (result i32) (i32.lt_s (local.get $len) (i32.const 0)) (then (i32.const 0)) (else (local.get $len))))
   (func (export "mirrord_on_request") (result i32) (local $n i32) (local $v i32) (local $r i32) (local $i i32)
     (local.set $n (call $read (i32.const 0) (i32.const 1000)))

@@ -3,7 +3,7 @@
 ;; /w a pointer and length that overflow 32 bits together.
 (module
   (import "mirrord" "get" (func $get (param i32 i32 i32) (result i32)))
-  (import "mirrord" "get_header" (func $get_header (param i32 i32 i32 i32) (result i32)))
+  (import "mirrord" "get_header" (func $get_header (param i32 i32 i32 i32 i32) (result i32)))
   (import "mirrord" "get_header_at" (func $get_header_at (param i32 i32 i32) (result i64)))
   (import "mirrord" "edit_header" (func $edit_header (param i32 i32 i32 i32 i32 i32)))
   (import "mirrord" "log" (func $log (param i32 i32 i32)))
@@ -18,8 +18,8 @@
   (func (export "mirrord_on_request") (result i32)
     (drop (call $get (i32.const 2) (i32.const 100) (i32.const 64)))
     (if (call $is (i32.const 103)) (then (drop (call $get (i32.const 2) (i32.const 65530) (i32.const 64)))))
-    (if (call $is (i32.const 104)) (then (drop (call $get_header (i32.const 70000) (i32.const 4) (i32.const 0) (i32.const 0)))))
-    (if (call $is (i32.const 98)) (then (drop (call $get_header (i32.const 16) (i32.const 4) (i32.const 65536) (i32.const 1)))))
+    (if (call $is (i32.const 104)) (then (drop (call $get_header (i32.const 70000) (i32.const 4) (i32.const 0) (i32.const 0) (i32.const 0)))))
+    (if (call $is (i32.const 98)) (then (drop (call $get_header (i32.const 16) (i32.const 4) (i32.const 0) (i32.const 65536) (i32.const 1)))))
     (if (call $is (i32.const 105)) (then (drop (call $get_header_at (i32.const 0) (i32.const -8) (i32.const 64)))))
     (if (call $is (i32.const 101)) (then (call $edit_header (i32.const 0) (i32.const 0) (i32.const 0) (i32.const 3) (i32.const 65535) (i32.const 2))))
     (if (call $is (i32.const 108)) (then (call $log (i32.const 2) (i32.const 0) (i32.const -1))))

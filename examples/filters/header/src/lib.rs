@@ -19,8 +19,7 @@ impl Filter for Header {
         if config.is_empty() {
             return Err(format!("this filter needs a config, for instance {EXAMPLE}"));
         }
-        let config: Value =
-            serde_json::from_slice(config).map_err(|e| format!("the config is not JSON ({e}); it looks like {EXAMPLE}"))?;
+        let config: Value = serde_json::from_slice(config).map_err(|e| format!("the config is not JSON ({e}); it looks like {EXAMPLE}"))?;
         let Value::Object(fields) = &config else {
             return Err(format!("the config is not a JSON object; it looks like {EXAMPLE}"));
         };
@@ -43,15 +42,7 @@ impl Filter for Header {
 
     fn on_request(&mut self, request: &mut Request) -> Verdict {
         // A client may send the header more than once; any of them counts.
-        let first = request.header(&self.name);
-        let found = match first {
-            None => false,
-            Some(value) if value == self.value.as_bytes() => true,
-            Some(_) => request.headers().any(|(name, value)| {
-                name.eq_ignore_ascii_case(self.name.as_bytes()) && value == self.value.as_bytes()
-            }),
-        };
-        if !found {
+        if !request.header_values(&self.name).any(|value| value == self.value.as_bytes()) {
             return Verdict::Pass;
         }
         request.set_response_header("x-mirrord-filter", "header");

@@ -1,0 +1,80 @@
+//! What a filter costs a request: 20 headers of 742 bytes, the header filter as the script builds it.
+//!
+//! `native` is the same filter's work on the same head in plain Rust: the floor.
+
+#![allow(clippy::unwrap_used, clippy::expect_used, reason = "a bench may")]
+
+#[path = "../tests/common/mod.rs"]
+mod common;
+
+use std::hint::black_box;
+
+use criterion::{Criterion, criterion_group, criterion_main};
+use mirrord_filters::{Field, Limits, Verdict};
+
+/// A browser's request behind a mesh; the mark comes last but one.
+const HEADERS: [(&str, &str); 20] = [
+    ("host", "shop.example.com"),
+    ("user-agent", "Mozilla/5.0 (X11; Linux x86_64; rv:128.0) Gecko/20100101 Firefox/128.0"),
+    ("accept", "text/html,application/xhtml+xml,application/xml;q=0.9,*/*;q=0.8"),
+    ("accept-encoding", "gzip, deflate, br, zstd"),
+    ("accept-language", "en-GB,en;q=0.7,de;q=0.3"),
+    ("cookie", "session=0123456789abcdef0123456789abcdef"),
+    ("authorization", "Bearer eyJhbGciOiJIUzI1NiJ9.e30.ZRrHA1JJJW8op"),
+    ("content-type", "application/json"),
+    ("content-length", "128"),
+    ("origin", "https://shop.example.com"),
+    ("referer", "https://shop.example.com/cart"),
+    ("x-request-id", "0f8fad5b-d9cb-469f-a165-70867728950e"),
+    ("x-forwarded-for", "192.0.2.7"),
+    ("x-forwarded-proto", "https"),
+    ("traceparent", "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01"),
+    ("x-envoy-attempt-count", "1"),
+    ("x-b3-sampled", "1"),
+    ("cache-control", "no-cache"),
+    ("x-user", "me"),
+    ("x-tenant", "acme"),
+];
+
+fn filters(criterion: &mut Criterion) {
+    let engine = common::engine();
+    let wasm = common::example("header");
+    let module = engine.load("header", &wasm).unwrap();
+    let filter = module.configure(br#"{"name": "X-User", "value": "me"}"#, Limits::default()).unwrap();
+
+    let stolen = common::fields(&HEADERS);
+    let mut passed = stolen.clone();
+    passed[18].value = b"you";
+    let mut absent = stolen.clone();
+    absent[18].name = b"x-abcd";
+
+    let mut group = criterion.benchmark_group("filters");
+    let mut instance = filter.instance();
+    for (name, headers, verdict) in [
+        ("pass, header absent", &absent, Verdict::Pass),
+        ("pass, other value", &passed, Verdict::Pass),
+        ("steal, one edit", &stolen, Verdict::Steal),
+    ] {
+        let request = common::request("GET", "/api/v1/cart?id=3", headers);
+        assert_eq!(instance.on_request(&request).verdict, verdict);
+        group.bench_function(name, |bencher| bencher.iter(|| instance.on_request(black_box(&request))));
+    }
+    let request = common::request("GET", "/api/v1/cart?id=3", &absent);
+    group.bench_function("native", |bencher| bencher.iter(|| native(black_box(request.headers))));
+    group.bench_function("fresh instance and one request", |bencher| {
+        bencher.iter(|| filter.instance().on_request(black_box(&request)));
+    });
+    group.bench_function("compile", |bencher| bencher.iter(|| engine.load("header", black_box(&wasm)).unwrap()));
+    let dir = tempfile::tempdir().unwrap();
+    let cache_dir = Some(dir.path().join("cache"));
+    let cached = mirrord_filters::Engine::new(mirrord_filters::EngineSettings { cache_dir, log: None }).unwrap();
+    group.bench_function("load from the cache", |bencher| bencher.iter(|| cached.load("header", black_box(&wasm)).unwrap()));
+    group.finish();
+}
+
+fn native(headers: &[Field<'_>]) -> bool {
+    headers.iter().any(|field| field.name.eq_ignore_ascii_case(b"x-user") && field.value == b"me")
+}
+
+criterion_group!(benches, filters);
+criterion_main!(benches);
