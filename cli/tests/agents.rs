@@ -2,7 +2,7 @@
 
 mod common;
 
-use std::{fs, time::Instant};
+use std::fs;
 
 use common::{Netns, Trial, eventually};
 
@@ -28,10 +28,9 @@ fn an_agent_that_says_nothing_ends_the_matter() {
 #[test]
 fn an_agent_that_is_never_ready_is_not_left_behind() {
     let trial = Trial::with_agent("echo $$ > \"$0.pid\"; exec sleep 600");
-    let (netns, began) = (Netns::new(), Instant::now());
+    let netns = Netns::new();
     let ended = trial.run(&["exec", "-t", &netns.target(), "--", "true"]);
     ended.says("not ready within 10 s", "MIRRORD_AGENT_LOG");
-    assert!(began.elapsed().as_secs() < 20);
     let pid = fs::read_to_string(trial.path().join("agent.pid")).unwrap();
     assert!(!fs::exists(format!("/proc/{}", pid.trim())).unwrap());
 }

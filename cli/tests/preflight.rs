@@ -1,5 +1,7 @@
 //! What can be wrong with a well-formed command line is found before anything is started: exit status 1 and the next step.
 
+#![allow(clippy::unwrap_used, reason = "these are nothing but tests")]
+
 mod common;
 
 use std::{
@@ -43,7 +45,7 @@ fn altered(trial: &Trial, name: &str, alter: impl FnOnce(&mut Vec<u8>)) -> PathB
 }
 
 /// Takes the loader out of a program: what is left is a static one, as far as anybody can see before it runs.
-fn without_loader(program: &mut Vec<u8>) {
+fn without_loader(program: &mut [u8]) {
     const PT_INTERP: [u8; 4] = 3u32.to_le_bytes();
     let entry = (64..).step_by(56).find(|at| program[*at..*at + 4] == PT_INTERP).unwrap();
     program[entry..entry + 4].fill(0);
@@ -59,7 +61,7 @@ fn programs_that_are_not_there_or_cannot_be_hooked_are_not_run() {
     exec(Path::new("/tmp")).refused(1, "is a directory", "program");
     exec(&trial.file("data", "", 0o644)).refused(1, "is not executable", "chmod +x");
 
-    let fixed = altered(&trial, "static", without_loader);
+    let fixed = altered(&trial, "static", |program| without_loader(program));
     exec(&fixed).refused(1, "is a static program, which cannot be hooked yet", "dynamically linked");
     let foreign = altered(&trial, "foreign", |program| program[18..20].copy_from_slice(&40u16.to_le_bytes()));
     exec(&foreign).refused(1, "another kind of processor (64 bit ARM)", "for this machine");
