@@ -11,7 +11,6 @@ import argparse
 import contextlib
 import os
 import pathlib
-import shutil
 import signal
 import statistics
 import subprocess
@@ -124,12 +123,13 @@ class Bench:
         config.write_text(HAPROXY)
         return self.start(namespace, "haproxy", "-db", "-f", config)
 
-    def session(self, programs):
+    def session(self, agent_file):
         """A session of the bench server, with the header filter; the agent has one worker like the proxies."""
         return self.start(
-            None, programs / "mirrord", "exec", "-t", f"netns/{self.stolen}", "--steal", "--filter", FILTER,
+            None, RELEASE / "mirrord", "exec", "-t", f"netns/{self.stolen}", "--steal", "--filter", FILTER,
             "--filter-config", '{"name":"x-user","value":"me"}', "--", SERVER, "80",
-            env={**os.environ, "MIRRORD_AGENT_WORKERS": "1"},
+            env={**os.environ, "MIRRORD_AGENT_WORKERS": "1", "MIRRORD_AGENT_FILE": str(agent_file),
+                 "MIRRORD_AGENT_LOG": str(self.dir / "mirrord-agent.log")},
         )
 
     def get(self, url, *headers):
@@ -233,14 +233,14 @@ def proxies(bench):
     ]
 
 
-def agent(bench, programs):
+def agent(bench, agent_file=RELEASE / "mirrord-agent"):
     """Starts the other pod and a session on it; gives its rows, and the agent's processes."""
     server = bench.nginx(bench.stolen, "server", NGINX_SERVER)
     url = "http://10.67.2.1/"
     until("the answer of the pod", lambda: bench.get(url) == "x" * 99 + "\n")
     # Called after the session's end: the namespace can go when the agent has left it.
     bench.stack.callback(until, "the agent's end", lambda: not threads_in(bench.stolen) - {server.pid, *children(server.pid)})
-    session = bench.session(programs)
+    session = bench.session(agent_file)
 
     def stolen():
         if session.poll() is not None:
@@ -282,19 +282,15 @@ def system_calls(bench, rows, seconds, connections):
 
 
 def instructions(bench, seconds, connections):
-    """The same session with the agent under callgrind: its program is replaced by a script that starts it so."""
-    programs = bench.dir / "programs"
-    programs.mkdir()
-    for name in ("mirrord", "libmirrord_layer.so"):
-        shutil.copy2(RELEASE / name, programs / name)
+    """The same session with the agent under callgrind: a script starts it so."""
     out = bench.dir / "callgrind.out"
-    wrapper = programs / "mirrord-agent"
+    wrapper = bench.dir / "agent-under-callgrind"
     wrapper.write_text(
         f"#!/bin/sh\nexec valgrind -q --tool=callgrind --callgrind-out-file={out}.%p --collect-atstart=yes "
         f"'{RELEASE / 'mirrord-agent'}' \"$@\"\n"
     )
     wrapper.chmod(0o755)
-    rows, agents = agent(bench, programs)
+    rows, agents = agent(bench, wrapper)
     name, url, header, _ = rows[0]
     bench.wrk(url, header, 1, connections)
     for pid in agents:
@@ -342,7 +338,7 @@ def main():
         bench = Bench(stack)
         rows = proxies(bench)
         if not options.no_agent:
-            rows += agent(bench, RELEASE)[0]
+            rows += agent(bench)[0]
         results = measure(bench, rows, *measured)
         print(f"\n{options.rounds} rounds of {options.seconds} s each, {options.connections} connections, 100-byte responses, "
               f"one worker each; {os.cpu_count()} cores, Linux {os.uname().release}; "

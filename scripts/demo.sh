@@ -130,7 +130,9 @@ rules() {
     done
 }
 rules_as_before() { [ "$(rules)" = "$rules_before" ]; }
-agent_gone() { [ ! -e "/run/mirrord/agent-$inode.sock" ]; }
+# The name of this run's pod is in the command line of each process that mirrord started for it.
+processes_gone() { ! pgrep -f "mirrord.*netns/$POD"; }
+socket_gone() { [ ! -e "/run/mirrord/agent-$inode.sock" ]; }
 
 # --- The story ------------------------------------------------------------------------------------------------------
 
@@ -169,10 +171,13 @@ for path in /cart /checkout; do
 done
 end_session
 
-step "5. Nothing is left: no rule, no agent, no process"
+step "5. Nothing is left"
 eventually "the pod's firewall being as before" rules_as_before
-eventually "the agent's end" agent_gone
-expect 'the pod' /
+echo "  the pod's firewall rules are those from before"
+eventually "the end of mirrord's processes" processes_gone
+eventually "the agent's socket going" socket_gone
+echo "  no agent, no process and no socket of mirrord"
+expect 'the pod' / 'x-user: me'
 step='removing the pod'
 "${root[@]}" scripts/pod.sh down "$POD"
 [ ! -e "/run/netns/$POD" ] || fail "the namespace is still there"
