@@ -60,6 +60,11 @@ fn filters(criterion: &mut Criterion) {
         group.bench_function(name, |bencher| bencher.iter(|| instance.on_request(black_box(&request))));
     }
     let request = common::request("GET", "/api/v1/cart?id=3", &absent);
+    // The share of the call itself and of handing over the head.
+    let idle = br#"(module (memory (export "memory") 1) (func (export "mirrord_abi_version_1"))
+        (func (export "mirrord_configure") (result i32) i32.const 0) (func (export "mirrord_on_request") (result i32) i32.const 0))"#;
+    let mut idle = engine.load("idle", idle).unwrap().configure(b"", Limits::default()).unwrap().instance();
+    group.bench_function("pass, a filter that looks at nothing", |bencher| bencher.iter(|| idle.on_request(black_box(&request))));
     group.bench_function("native", |bencher| bencher.iter(|| native(black_box(request.headers))));
     group.bench_function("fresh instance and one request", |bencher| {
         bencher.iter(|| filter.instance().on_request(black_box(&request)));

@@ -6,6 +6,7 @@ use std::time::Duration;
 use crate::health::Health;
 use crate::instance::{Instance, Live, StartFailure};
 use crate::log::FilterLog;
+use crate::ticker::ticks;
 use crate::{FilterError, Module, abi};
 
 /// Within which a filter stays. Values out of reason are brought back into it.
@@ -49,6 +50,8 @@ pub(crate) struct Configured {
     pub(crate) module: Module,
     pub(crate) config: Vec<u8>,
     pub(crate) limits: Limits,
+    /// `limits.call` in ticks.
+    pub(crate) call_ticks: u64,
     pub(crate) log: FilterLog,
     pub(crate) health: Health,
 }
@@ -89,9 +92,10 @@ pub(crate) fn configure(module: &Module, config: &[u8], limits: Limits) -> Resul
         config: config.into(),
         log: FilterLog::new(module.name(), engine.log.clone()),
         health: Health::new(limits.faults_in_a_row, limits.rest),
+        call_ticks: ticks(limits.call),
         limits,
     });
-    match Live::start(&inner, inner.limits.configure) {
+    match Live::start(&inner, ticks(inner.limits.configure)) {
         Ok(_) => Ok(Filter { inner }),
         Err(StartFailure::Refused(words)) => Err(FilterError::ConfigRefused { name: name(), words }),
         Err(StartFailure::Fault(fault)) => Err(FilterError::Start(fault)),

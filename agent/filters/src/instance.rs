@@ -7,7 +7,6 @@
 //! ```
 
 use std::sync::Arc;
-use std::time::Duration;
 
 use wasmtime::{Store, TypedFunc, UpdateDeadline};
 
@@ -15,7 +14,6 @@ use crate::abi::{export, verdict};
 use crate::error::{HostFault, explain};
 use crate::filter::Configured;
 use crate::state::{Hook, State};
-use crate::ticker::TICK;
 use crate::{Decision, Edit, Fault, FaultKind, LocalResponse, RequestParts, ResponseDecision, ResponseParts, Verdict};
 
 /// Ticks by which a deadline is put off, once: a thread that was off the processor when its time ran out gets to
@@ -63,7 +61,7 @@ impl Instance {
     /// Makes the Wasm instance now (some 30 µs) instead of at the first request. A failure shows at that request.
     pub fn warm_up(&mut self) {
         if self.live.is_none() && self.filter.health.may_run() {
-            self.live = Live::start(&self.filter, self.filter.limits.call).ok();
+            self.live = Live::start(&self.filter, self.filter.call_ticks).ok();
         }
     }
 
@@ -91,10 +89,10 @@ impl Instance {
         }
         let result = match &mut self.live {
             Some(live) => {
-                live.arm(filter, filter.limits.call);
+                live.arm(filter);
                 hook(live, filter)
             }
-            None => match Live::start(filter, filter.limits.call) {
+            None => match Live::start(filter, filter.call_ticks) {
                 Ok(live) => hook(self.live.insert(live), filter),
                 Err(failure) => Err(failure.into_fault(filter)),
             },
@@ -126,14 +124,14 @@ impl StartFailure {
 
 impl Live {
     /// Instantiates and configures a guest. The deadline goes on for a hook that is called right after.
-    pub(crate) fn start(filter: &Arc<Configured>, deadline: Duration) -> Result<Live, StartFailure> {
+    pub(crate) fn start(filter: &Arc<Configured>, ticks: u64) -> Result<Live, StartFailure> {
         let mut store = Store::new(&filter.module.engine().inner.wasmtime, State::new(filter.clone()));
         store.limiter(|state| &mut state.limiter);
         store.epoch_deadline_callback(|mut context| {
             let used = std::mem::replace(&mut context.data_mut().grace_used, true);
             Ok(if used { UpdateDeadline::Interrupt } else { UpdateDeadline::Continue(GRACE) })
         });
-        arm(&mut store, filter, deadline);
+        arm(&mut store, filter, ticks);
         match instantiate(&mut store, filter) {
             Ok((on_request, on_response, 0)) => Ok(Live { store, on_request, on_response }),
             Ok(_) => {
@@ -144,8 +142,8 @@ impl Live {
         }
     }
 
-    fn arm(&mut self, filter: &Configured, deadline: Duration) {
-        arm(&mut self.store, filter, deadline);
+    fn arm(&mut self, filter: &Configured) {
+        arm(&mut self.store, filter, filter.call_ticks);
     }
 
     fn on_request(&mut self, _: &Configured, request: &RequestParts<'_>) -> Result<Decision, Fault> {
@@ -178,8 +176,7 @@ impl Live {
 }
 
 /// Starts the clock for what runs next.
-fn arm(store: &mut Store<State>, filter: &Configured, deadline: Duration) {
-    let ticks = u64::try_from(deadline.as_millis() / TICK.as_millis()).unwrap_or(u64::MAX / 2);
+fn arm(store: &mut Store<State>, filter: &Configured, ticks: u64) {
     store.data_mut().grace_used = false;
     store.set_epoch_deadline(ticks.saturating_sub(GRACE).max(1));
     filter.module.engine().inner.ticker.call_starts();

@@ -16,6 +16,11 @@ use std::time::{Duration, Instant};
 /// Length of a tick.
 pub(crate) const TICK: Duration = Duration::from_millis(1);
 
+/// A time in ticks, rounded down.
+pub(crate) fn ticks(time: Duration) -> u64 {
+    u64::try_from(time.as_nanos() / TICK.as_nanos()).unwrap_or(u64::MAX / 4)
+}
+
 /// A late wake-up makes up for the ticks that it missed, but not for a machine that was asleep.
 const MAX_CATCH_UP: u32 = 100;
 
@@ -60,8 +65,7 @@ impl Ticker {
 
     /// Calls of this length will come.
     pub(crate) fn allow(&self, deadline: Duration) {
-        let ticks = u64::try_from(deadline.as_millis()).unwrap_or(u64::MAX / 2);
-        self.shared.quiet.fetch_max(2 * ticks + 10, Ordering::Relaxed);
+        self.shared.quiet.fetch_max(2 * ticks(deadline) + 10, Ordering::Relaxed);
     }
 
     #[cfg(test)]
