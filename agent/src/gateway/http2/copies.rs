@@ -5,7 +5,7 @@
 
 use std::{
     cell::{Cell, RefCell},
-    collections::VecDeque,
+    collections::{HashMap, VecDeque},
     future::poll_fn,
     rc::Rc,
     task::{Context, Poll, Waker},
@@ -22,12 +22,12 @@ use crate::gateway::steer::{Event, SessionId, Surroundings};
 
 /// Body bytes that wait for a program, for each copy.
 const QUEUE_LIMIT: usize = 256 * 1024;
-/// The same for all copies of a client connection, heads included.
-const TOTAL_LIMIT: usize = 8 * 1024 * 1024;
-/// Copies under way for each client connection.
-const MAX_COPIES: usize = 4096;
-/// What a copy costs beside its bytes: task, stream, queue.
-const COPY_COST: usize = 1024;
+/// The same for all copies that one session gets from a worker thread, heads and tasks included.
+const SESSION_LIMIT: usize = 8 * 1024 * 1024;
+/// What a copy costs beside its bytes: task, stream, queue (measured: 2.4 KB with a head of 200 bytes).
+const COPY_COST: usize = 2048;
+/// What a piece of a body costs beside its bytes.
+const PIECE_COST: usize = 64;
 /// Copies that are under way when the client closes get so long.
 const AFTERMATH: Duration = Duration::from_secs(5);
 
@@ -35,15 +35,35 @@ const AFTERMATH: Duration = Duration::from_secs(5);
 pub(super) struct Copies<S: Surroundings> {
     surroundings: Rc<S>,
     upstreams: Rc<Upstreams<S>>,
-    total: Rc<Total>,
     /// Dropped with the client's connection.
     client_tx: watch::Sender<()>,
 }
 
-#[derive(Default)]
-struct Total {
-    copies: Cell<usize>,
-    bytes: Cell<usize>,
+thread_local! {
+    /// What each session's copies hold on this worker thread. A session with nothing under way has no entry.
+    static HELD: RefCell<HashMap<SessionId, usize>> = RefCell::default();
+}
+
+/// Takes bytes of a session's share; false if that would be too much.
+fn hold(session: SessionId, bytes: usize) -> bool {
+    HELD.with_borrow_mut(|held| {
+        let now = held.get(&session).copied().unwrap_or(0) + bytes;
+        let fits = now <= SESSION_LIMIT;
+        if fits {
+            held.insert(session, now);
+        }
+        fits
+    })
+}
+
+fn give_back(session: SessionId, bytes: usize) {
+    HELD.with_borrow_mut(|held| {
+        let left = held.get(&session).copied().unwrap_or(0).saturating_sub(bytes);
+        match left {
+            0 => held.remove(&session),
+            left => held.insert(session, left),
+        };
+    });
 }
 
 /// Where a request's body is copied to as it passes. Empty for almost all.
@@ -56,7 +76,7 @@ struct Queue {
     /// The bytes of the head and of the copy itself.
     held: usize,
     waker: RefCell<Option<Waker>>,
-    total: Rc<Total>,
+    session: SessionId,
     /// The program is too slow: tells the task, once.
     overflow: Cell<bool>,
     ended: Cell<bool>,
@@ -72,20 +92,20 @@ enum Piece {
 
 impl<S: Surroundings> Copies<S> {
     pub(super) fn new(surroundings: Rc<S>, upstreams: Rc<Upstreams<S>>) -> Self {
-        Copies { surroundings, upstreams, total: Rc::default(), client_tx: watch::channel(()).0 }
+        Copies { surroundings, upstreams, client_tx: watch::channel(()).0 }
     }
 
     /// Starts copies of a request as it came.
     pub(super) fn start(&self, sessions: &[SessionId], request: &Request<RecvStream>) -> Taps {
         let mut taps = Taps::default();
         for &session in sessions {
-            let held = COPY_COST + request.headers().iter().map(|(name, value)| name.as_str().len() + value.len() + 32).sum::<usize>();
-            if self.total.copies.get() >= MAX_COPIES || self.total.bytes.get() + held > TOTAL_LIMIT {
+            let held = COPY_COST + head_size(request.headers());
+            if !hold(session, held) {
                 self.surroundings.count(Event::CopyDropped);
                 continue;
             }
             let end_stream = request.body().is_end_stream();
-            let queue = Rc::new(self.queue(held));
+            let queue = Rc::new(self.queue(session, held));
             if !end_stream {
                 taps.0.push(queue.clone());
             }
@@ -106,16 +126,14 @@ impl<S: Surroundings> Copies<S> {
         taps
     }
 
-    fn queue(&self, held: usize) -> Queue {
-        self.total.copies.set(self.total.copies.get() + 1);
-        self.total.bytes.set(self.total.bytes.get() + held);
+    fn queue(&self, session: SessionId, held: usize) -> Queue {
         let surroundings = self.surroundings.clone();
         Queue {
             pieces: RefCell::default(),
             waiting: Cell::new(0),
             held,
             waker: RefCell::default(),
-            total: self.total.clone(),
+            session,
             overflow: Cell::new(false),
             ended: Cell::new(false),
             count_dropped: Box::new(move || surroundings.count(Event::CopyDropped)),
@@ -159,29 +177,37 @@ impl Drop for Taps {
 
 impl Queue {
     fn data(&self, data: &Bytes) {
-        if self.overflow.get() || self.ended.get() || data.is_empty() {
+        if !data.is_empty() {
+            // A copy of the bytes: a slice would keep all of the buffer that the client's connection reads into.
+            self.push(PIECE_COST + data.len(), || Piece::Data(Bytes::copy_from_slice(data)));
+        }
+    }
+
+    fn end(&self, piece: Piece) {
+        let size = match &piece {
+            Piece::Trailers(trailers) => head_size(trailers),
+            Piece::Data(_) | Piece::End | Piece::Reset(_) => 0,
+        };
+        self.push(PIECE_COST + size, || piece);
+        self.ended.set(true);
+    }
+
+    /// Queues a piece, or gives the copy up.
+    fn push(&self, size: usize, piece: impl FnOnce() -> Piece) {
+        if self.overflow.get() || self.ended.get() {
             return;
         }
-        let (waiting, total) = (self.waiting.get() + data.len(), self.total.bytes.get() + data.len());
-        if waiting > QUEUE_LIMIT || total > TOTAL_LIMIT {
+        let waiting = self.waiting.get() + size;
+        if waiting > QUEUE_LIMIT || !hold(self.session, size) {
             self.overflow.set(true);
             (self.count_dropped)();
             self.give_back(self.waiting.get());
             self.pieces.borrow_mut().clear();
         } else {
             self.waiting.set(waiting);
-            self.total.bytes.set(total);
-            // A copy of the bytes: a slice would keep all of the buffer that the client's connection reads into.
-            self.pieces.borrow_mut().push_back(Piece::Data(Bytes::copy_from_slice(data)));
+            self.pieces.borrow_mut().push_back(piece());
         }
         self.wake();
-    }
-
-    fn end(&self, piece: Piece) {
-        if !self.ended.replace(true) && !self.overflow.get() {
-            self.pieces.borrow_mut().push_back(piece);
-            self.wake();
-        }
     }
 
     fn wake(&self) {
@@ -192,7 +218,7 @@ impl Queue {
 
     fn give_back(&self, bytes: usize) {
         self.waiting.set(self.waiting.get() - bytes);
-        self.total.bytes.set(self.total.bytes.get() - bytes);
+        give_back(self.session, bytes);
     }
 
     fn poll_next(&self, cx: &mut Context<'_>) -> Poll<Option<Piece>> {
@@ -211,10 +237,12 @@ impl Queue {
 
 impl Drop for Queue {
     fn drop(&mut self) {
-        self.give_back(self.waiting.get());
-        self.total.copies.set(self.total.copies.get() - 1);
-        self.total.bytes.set(self.total.bytes.get() - self.held);
+        give_back(self.session, self.waiting.get() + self.held);
     }
+}
+
+fn head_size(headers: &HeaderMap) -> usize {
+    headers.iter().map(|(name, value)| name.as_str().len() + value.len() + 32).sum()
 }
 
 /// A head once more, extensions (`:protocol`) included.
@@ -250,7 +278,7 @@ async fn upload(queue: &Queue, to: &mut SendStream<Bytes>) -> bool {
     loop {
         match poll_fn(|cx| queue.poll_next(cx)).await {
             Some(Piece::Data(data)) => {
-                let size = data.len();
+                let size = PIECE_COST + data.len();
                 let sent = send_all(queue, to, data).await;
                 if !queue.overflow.get() {
                     queue.give_back(size);

@@ -48,6 +48,8 @@ pub(super) fn fault(error: &h2::Error) -> Fault {
     match error.reason() {
         Some(reason) if error.is_reset() => Fault::Reset(reason),
         Some(_) if error.is_go_away() && error.is_remote() => Fault::Unprocessed,
+        // h2 would not send it: the connection is well.
+        None if !error.is_io() => Fault::Reset(Reason::INTERNAL_ERROR),
         _ => Fault::Broken,
     }
 }

@@ -124,6 +124,11 @@ impl Link {
         !self.0.spent.get()
     }
 
+    /// Whether its peer knows what the request asks for: an extended CONNECT may be sent only to those that offer it (RFC 8441).
+    pub(super) fn understands(&self, head: &Request<()>) -> bool {
+        head.extensions().get::<h2::ext::Protocol>().is_none() || self.0.sender.borrow().is_extended_connect_protocol_enabled()
+    }
+
     /// Opens a stream. More than the peer allows at a time wait within h2.
     pub(super) fn send(&self, mut head: Request<()>, end_stream: bool) -> Result<(ResponseFuture, SendStream<Bytes>), h2::Error> {
         if head.uri().authority().is_none() {

@@ -108,8 +108,9 @@ impl<S: Surroundings> Shared<S> {
     async fn to_session(&self, session: SessionId, head: Request<()>, request_edits: &[Edit], incoming: &mut Incoming, edits: Edits) {
         let stolen = Counted::one(&self.stolen);
         let link = match self.open(Key::Session(session), incoming).await {
-            Some(Ok(link)) => link,
-            Some(Err(why)) => {
+            Some(Ok(link)) if link.understands(&head) => link,
+            Some(refused) => {
+                let why = refused.err().unwrap_or_else(|| "it does not offer extended CONNECT (WebSocket over HTTP/2)".into());
                 drop(stolen);
                 return self.fall_back(session, &why, head, incoming).await;
             }

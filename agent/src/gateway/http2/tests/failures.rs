@@ -254,3 +254,14 @@ fn nonsense_ends_its_own_stream_only() {
         assert_eq!(fetch(&client, get("/name", &[])).await.unwrap().text(), "pod");
     });
 }
+
+#[test]
+fn stolen_requests_do_not_wait_for_a_pod_that_hangs() {
+    run(async {
+        let world = World::new();
+        *world.pod.borrow_mut() = Some(World::stopped());
+        let client = world.client().await;
+        let (_waits, _) = client.sender.clone().send_request(get("/name", &[]), true).unwrap();
+        assert_eq!(fetch(&client, get("/name", &[("x-to", "1")])).await.unwrap().text(), "one");
+    });
+}

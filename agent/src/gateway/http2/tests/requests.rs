@@ -227,3 +227,42 @@ fn copies_for_a_program_that_is_gone_are_dropped() {
         eventually("counted", || *world.events.borrow() == [Event::CopyDropped]).await;
     });
 }
+
+#[test]
+fn copies_for_a_program_that_does_not_answer_are_bounded() {
+    run(async {
+        let world = World::new();
+        let clients = [world.client().await, world.client().await];
+        for n in 0..6000 {
+            let got = fetch(&clients[n % 2], get("/held/one", &[("x-copy", "1")])).await.unwrap();
+            assert_eq!(got.header("x-server"), Some("pod"));
+        }
+        let dropped = world.events.borrow().len();
+        assert!(dropped > 1000 && dropped < 5000, "{dropped}");
+        // Other sessions still get theirs.
+        fetch(&clients[0], get("/name", &[("x-copy", "2")])).await.unwrap();
+        eventually("the other's copy", || world.saw("two: GET /name")).await;
+    });
+}
+
+#[test]
+fn extended_connect_is_offered_if_the_pod_offers_it() {
+    run(async {
+        let world = World::new();
+        let client = world.client().await;
+        fetch(&client, get("/name", &[])).await.unwrap();
+        assert!(client.sender.is_extended_connect_protocol_enabled());
+        // The session's program knows nothing of it: its request goes to the pod.
+        for headers in [&[][..], &[("x-to", "1")][..]] {
+            let mut request = post("/echo", headers);
+            *request.method_mut() = http::Method::CONNECT;
+            request.extensions_mut().insert(h2::ext::Protocol::from_static("websocket"));
+            let (response, mut to) = client.sender.clone().send_request(request, false).unwrap();
+            send(&mut to, Bytes::from_static(b"ping")).await.unwrap();
+            to.send_data(Bytes::new(), true).unwrap();
+            assert_eq!(read(response).await.unwrap().text(), "ping");
+        }
+        assert_eq!(world.count_of("pod: CONNECT /echo"), 2);
+        assert_eq!(*world.events.borrow(), [Event::FellBack]);
+    });
+}

@@ -76,6 +76,12 @@ impl World {
         })
     }
 
+    /// A program that takes connections and says nothing.
+    pub fn stopped() -> Server {
+        let kept = RefCell::new(Vec::new());
+        Rc::new(move |io| kept.borrow_mut().push(io))
+    }
+
     /// Connects a client whose connection is served, with the pod's connection opened eagerly.
     pub async fn client(self: &Rc<Self>) -> Client {
         let mut builder = client::Builder::new();
@@ -192,6 +198,9 @@ impl Surroundings for World {
 async fn serve_h2(world: Rc<World>, name: &'static str, io: DuplexStream) {
     let mut builder = h2::server::Builder::new();
     builder.max_concurrent_streams(300);
+    if name == "pod" {
+        builder.enable_connect_protocol();
+    }
     let Ok(mut connection) = builder.handshake::<_, Bytes>(io).await else { return };
     while let Some(accepted) = connection.accept().await {
         let Ok((request, respond)) = accepted else { break };
