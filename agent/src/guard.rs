@@ -13,7 +13,10 @@ use std::{
     ffi::OsString,
     fs,
     io::{self, BufRead, BufReader, Read, Write},
-    os::fd::{AsRawFd, FromRawFd, OwnedFd},
+    os::{
+        fd::{AsRawFd, FromRawFd, OwnedFd},
+        unix::process::CommandExt,
+    },
     path::PathBuf,
     process::{Child, ChildStdin, Command, ExitCode, Stdio},
     time::Duration,
@@ -24,7 +27,7 @@ use std::{
 pub struct Undo {
     /// `recent` lists to empty, first of all: from then on the redirect rules match nothing. Microseconds.
     pub leases: Vec<PathBuf>,
-    /// Run side by side.
+    /// Run side by side, one input after the other.
     pub commands: Vec<UndoCommand>,
     /// The mark whose routing is to be removed.
     pub routing_mark: u32,
@@ -39,7 +42,7 @@ pub struct Undo {
 pub struct UndoCommand {
     pub program: PathBuf,
     pub args: Vec<String>,
-    /// One atomic change each, in this order; the program is given all at once and stops at what is refused.
+    /// One atomic change each, the most urgent first.
     pub inputs: Vec<String>,
 }
 
@@ -65,6 +68,8 @@ impl Guard {
         let program = command.first().cloned().unwrap_or_default();
         let mut child = Command::new(&program)
             .args(command.get(1..).unwrap_or_default())
+            // Whoever looks at the process list should see whose guard it is, not /proc/self/exe.
+            .arg0("mirrord-agent")
             .current_dir("/")
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
@@ -157,8 +162,8 @@ impl Undo {
         for list in &self.leases {
             let _ = fs::write(list, "/");
         }
-        let start = |command: &UndoCommand| command.start(&command.inputs.concat());
-        let running: Vec<_> = self.commands.iter().map(|command| (command, start(command))).collect();
+        let inputs: usize = self.commands.iter().map(|command| command.inputs.len()).max().unwrap_or(0);
+        let urgent = self.start(0);
         let _ = transparent::undo(self.routing_mark, &self.sysctls);
         for path in &self.remove_files {
             let _ = fs::remove_file(path);
@@ -166,28 +171,35 @@ impl Undo {
         for path in &self.remove_folders {
             let _ = fs::remove_dir(path);
         }
-        let mut refused = Vec::new();
-        for (command, child) in running {
-            if !finishes_well(child) {
-                refused.push(command);
-            }
+        let mut refused = finish(urgent);
+        for nth in 1..inputs {
+            refused.extend(finish(self.start(nth)));
         }
-        if refused.is_empty() {
-            return;
+        if !refused.is_empty() {
+            // What is not there cannot be removed. Or it was just about to come: a last change of the agent's that the
+            // kernel was carrying out. So once more, after a moment.
+            std::thread::sleep(Duration::from_millis(50));
+            finish(refused.into_iter().map(|(command, input)| Started { command, input, child: command.start(input) }).collect());
         }
-        // What is not there cannot be removed, and stops what comes after it. Or it was just about to come: a last change of
-        // the agent's that the kernel was carrying out. So once more, after a moment, each for itself.
-        std::thread::sleep(Duration::from_millis(50));
-        for command in refused {
-            for input in &command.inputs {
-                finishes_well(command.start(input));
-            }
-        }
+    }
+
+    /// Starts all commands with their nth input.
+    fn start(&self, nth: usize) -> Vec<Started<'_>> {
+        let commands = self.commands.iter().filter_map(|command| Some((command, command.inputs.get(nth)?)));
+        commands.map(|(command, input)| Started { command, input, child: command.start(input) }).collect()
     }
 }
 
-fn finishes_well(child: io::Result<Child>) -> bool {
-    child.is_ok_and(|mut child| child.wait().is_ok_and(|status| status.success()))
+struct Started<'a> {
+    command: &'a UndoCommand,
+    input: &'a str,
+    child: io::Result<Child>,
+}
+
+/// Waits for all; which were refused.
+fn finish(started: Vec<Started<'_>>) -> Vec<(&UndoCommand, &str)> {
+    let refused = |child: io::Result<Child>| !child.is_ok_and(|mut child| child.wait().is_ok_and(|status| status.success()));
+    started.into_iter().filter_map(|one| refused(one.child).then_some((one.command, one.input))).collect()
 }
 
 impl UndoCommand {
@@ -203,10 +215,11 @@ impl UndoCommand {
 
 /// Away from the agent's session, terminal signals and descriptors: what ends the agent must not end the guard.
 fn detach() {
-    // SAFETY: system calls without pointers; the signal dispositions set are the kernel's own "ignore"; nothing in this
+    // SAFETY: the name is a C string that outlives its call, the other calls take no pointers; the signal dispositions set are the kernel's own "ignore"; nothing in this
     // process has opened a descriptor above 2 yet, those that are open were inherited by mistake.
     unsafe {
         libc::setsid();
+        libc::prctl(libc::PR_SET_NAME, c"mirrord-guard".as_ptr());
         libc::close_range(3, u32::MAX, 0);
         for signal in [libc::SIGHUP, libc::SIGINT, libc::SIGQUIT, libc::SIGTERM, libc::SIGPIPE, libc::SIGUSR1, libc::SIGUSR2, libc::SIGALRM]
         {

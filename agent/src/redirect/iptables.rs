@@ -65,9 +65,9 @@ impl Tool {
         name.into()
     }
 
-    /// The program and arguments that apply a script.
+    /// The program and arguments that apply a script; at most some seconds are spent waiting for others (the legacy lock).
     pub fn restore_command(&self) -> (PathBuf, [&'static str; 2]) {
-        (self.companion("-restore"), ["--noflush", "--wait"])
+        (self.companion("-restore"), ["--noflush", "--wait=5"])
     }
 
     fn restore(&self, text: &str) -> Result<(), RedirectError> {
@@ -166,23 +166,14 @@ impl Iptables {
         &self.used
     }
 
-    /// Puts the whole plan into tables that hold nothing of ours; undoes what it did if a later part is refused.
-    pub fn install(&self, plan: &Plan) -> Result<(), RedirectError> {
-        self.install_tables(plan, script::tables(plan))
-    }
-
-    /// The same for some of the plan's tables.
-    pub fn install_tables(&self, plan: &Plan, tables: &[&str]) -> Result<(), RedirectError> {
-        let mut done = Vec::new();
-        for table in tables {
-            for tool in &self.used {
-                if let Err(error) = tool.restore(&script::install(plan, tool.family, table)) {
-                    for (tool, table) in done.into_iter().rev() {
-                        let _ = Tool::restore(tool, &script::remove(plan, table));
-                    }
-                    return Err(error);
+    /// Puts the plan's rules into a table that holds nothing of ours; undoes the first family if the second is refused.
+    pub fn install(&self, plan: &Plan, table: &str) -> Result<(), RedirectError> {
+        for (n, tool) in self.used.iter().enumerate() {
+            if let Err(error) = tool.restore(&script::install(plan, tool.family, table)) {
+                for done in self.used.iter().take(n) {
+                    let _ = done.restore(&script::remove(plan, table));
                 }
-                done.push((tool, *table));
+                return Err(error);
             }
         }
         Ok(())
@@ -193,18 +184,11 @@ impl Iptables {
         self.used.iter().try_for_each(|tool| tool.restore(&script::update(plan, tool.family)))
     }
 
-    /// Removes the plan's rules, the redirect first. Every table is tried; the first failure is returned.
-    pub fn remove(&self, plan: &Plan) -> Result<(), RedirectError> {
-        self.remove_tables(plan, script::tables(plan))
-    }
-
-    /// The same for some of the plan's tables.
-    pub fn remove_tables(&self, plan: &Plan, tables: &[&str]) -> Result<(), RedirectError> {
+    /// Removes the plan's rules from a table. Both families are tried; the first failure is returned.
+    pub fn remove(&self, plan: &Plan, table: &str) -> Result<(), RedirectError> {
         let mut result = Ok(());
-        for table in tables.iter().rev() {
-            for tool in &self.used {
-                result = result.and(tool.restore(&script::remove(plan, table)));
-            }
+        for tool in &self.used {
+            result = result.and(tool.restore(&script::remove(plan, table)));
         }
         result
     }

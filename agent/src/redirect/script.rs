@@ -7,7 +7,7 @@
 //!                 └────────► MIRRORD_REDIRECT ───────────┴ everything else falls through to the rules that were there
 //! ```
 
-use super::plan::{ClientAddress, Family, MARK_MASK, Plan};
+use super::plan::{Family, MARK_MASK, Plan};
 use std::fmt::Write;
 
 pub const CHAIN: &str = "MIRRORD_REDIRECT";
@@ -17,19 +17,15 @@ pub const COMMENT: &str = "mirrord:";
 /// Seconds that a lease is good for. The renewal period is a quarter of it.
 const LEASE_SECONDS: u32 = 1;
 
-/// Tables that a plan may put rules into, in the order in which they are installed (removal goes backwards): what keeps
-/// upstream packets out of conntrack must be there before the first connection is redirected.
-pub fn tables(plan: &Plan) -> &'static [&'static str] {
-    match plan.client_address {
-        ClientAddress::Kept => &["raw", "nat"],
-        ClientAddress::Replaced => &["nat"],
-    }
-}
+/// Keeps upstream packets out of conntrack; there from start to end, as long as client addresses are kept.
+pub const RAW: &str = "raw";
+/// Redirects; there while ports are redirected or connections drain.
+pub const NAT: &str = "nat";
 
 /// Rules for a table in which we have none yet.
 pub fn install(plan: &Plan, family: Family, table: &str) -> String {
     let mut text = format!("*{table}\n");
-    if table == "nat" {
+    if table == NAT {
         chain(plan, family, &mut text);
     }
     for (hook, rule) in hooks(plan, table) {
@@ -52,7 +48,7 @@ pub fn remove(plan: &Plan, table: &str) -> String {
     for (hook, rule) in hooks(plan, table) {
         line(&mut text, format_args!("-D {hook} {rule}"));
     }
-    if table == "nat" {
+    if table == NAT {
         line(&mut text, format_args!("-F {CHAIN}\n-X {CHAIN}"));
     }
     text + "COMMIT\n"
@@ -80,7 +76,7 @@ fn hooks(plan: &Plan, table: &str) -> Vec<(&'static str, String)> {
     match table {
         // Upstream connections with the client's address would share their 4-tuple's shape with the client's real
         // connections; untracked, they can never be mistaken for each other, nor be translated.
-        "raw" => vec![("OUTPUT", format!("-p tcp -m mark --mark {:#x} {comment} -j CT --notrack", plan.transparent_mark()))],
+        RAW => vec![("OUTPUT", format!("-p tcp -m mark --mark {:#x} {comment} -j CT --notrack", plan.transparent_mark()))],
         // OUTPUT sees everything the pod sends: only what stays in the pod (lo) is a connection *to* the pod.
         _ => vec![
             ("PREROUTING", format!("-p tcp -m addrtype --dst-type LOCAL {comment} -j {CHAIN}")),
@@ -119,7 +115,7 @@ fn line(text: &mut String, args: std::fmt::Arguments) {
 
 #[cfg(test)]
 mod tests {
-    use super::*;
+    use super::{super::plan::ClientAddress, *};
     use std::collections::BTreeSet;
 
     fn plan(ports: &[u16]) -> Plan {
@@ -152,7 +148,7 @@ mod tests {
 
     #[test]
     fn removal_names_exactly_the_hooks_that_were_installed() {
-        for table in tables(&plan(&[80])) {
+        for table in [RAW, NAT] {
             let (installed, removed) = (install(&plan(&[80]), Family::V4, table), remove(&plan(&[]), table));
             let hooks = |text: &str, start: &str| -> Vec<String> {
                 text.lines().filter_map(|line| line.strip_prefix(start)).map(|rule| rule.replacen(" 1 ", " ", 1)).collect()

@@ -6,7 +6,7 @@ use super::{
     iptables::{self, Iptables, RulesSnapshot, Tool},
     lease::{Lease, Lists},
     plan::{ClientAddress, Family, Plan},
-    script,
+    script::{self, NAT, RAW},
     transparent::{self, Sysctl},
 };
 use crate::{
@@ -30,6 +30,7 @@ pub struct State {
     iptables: Iptables,
     plan: Plan,
     lists: Lists,
+    /// Whether the nat rules are there.
     installed: bool,
     before: RulesSnapshot,
     /// The sysctls that `transparent` changes, as they were.
@@ -94,7 +95,7 @@ impl State {
         }
         let mark = self.plan.transparent_mark();
         transparent::set_sysctls().map_err(|error| format!("cannot change sysctls: {error}"))?;
-        self.iptables.install_tables(&self.plan, &["raw"]).map_err(|error| error.to_string())?;
+        self.iptables.install(&self.plan, RAW).map_err(|error| error.to_string())?;
         let mut outcome = Transparent { mark, ..Transparent::default() };
         let mut failures = String::new();
         for family in self.iptables.tools().iter().map(|tool| tool.family) {
@@ -105,8 +106,8 @@ impl State {
                 (Err(error), _) => failures += &format!("{family:?}: {error}. "),
             }
         }
-        self.iptables.remove_tables(&self.plan, &["raw"]).map_err(|error| error.to_string())?;
         if !outcome.v4 && !outcome.v6 {
+            let _ = self.iptables.remove(&self.plan, RAW);
             return Err(failures);
         }
         if !failures.is_empty() {
@@ -145,12 +146,12 @@ impl State {
     }
 
     fn install(&mut self, wanted: Plan) -> Result<(), RedirectError> {
-        match self.iptables.install(&wanted) {
+        match self.iptables.install(&wanted, NAT) {
             Ok(()) => self.plan = wanted,
             Err(error @ RedirectError::Tool { .. }) => {
                 // The kernel may lack the `recent` match. If it takes the same rules without, that was it.
                 let unleased = Plan { leased: false, ..wanted };
-                self.iptables.install(&unleased).map_err(|_| error)?;
+                self.iptables.install(&unleased, NAT).map_err(|_| error)?;
                 tracing::warn!("no `recent` match in this kernel: if the agent and its guard are killed at once, the redirect stays");
                 self.plan = unleased;
             }
@@ -173,7 +174,7 @@ impl State {
 
     pub fn settle(&mut self) -> Result<bool, RedirectError> {
         if self.installed && self.plan.ports.is_empty() && self.in_flight() == 0 {
-            self.iptables.remove(&self.plan)?;
+            self.iptables.remove(&self.plan, NAT)?;
             self.installed = false;
             self.lease = None;
         }
@@ -190,11 +191,12 @@ impl State {
 
     pub fn finish(&mut self) -> Result<(), RedirectError> {
         if self.installed {
-            self.iptables.remove(&self.plan)?;
+            self.iptables.remove(&self.plan, NAT)?;
             self.installed = false;
         }
         self.lease = None;
         if self.plan.client_address == ClientAddress::Kept {
+            self.iptables.remove(&self.plan, RAW)?;
             transparent::undo(self.plan.transparent_mark(), &self.saved).map_err(RedirectError::Setup)?;
         }
         let after = self.iptables.snapshot()?;
@@ -234,7 +236,8 @@ fn is_connection_at(line: &str, port: u16) -> bool {
 fn undo(iptables: &Iptables, plan: &Plan, options: &Options, saved: &[Sysctl]) -> Undo {
     let command = |tool: &Tool| {
         let (program, args) = tool.restore_command();
-        let inputs = script::tables(plan).iter().rev().map(|table| script::remove(plan, table)).collect();
+        let tables = if plan.client_address == ClientAddress::Kept { &[NAT, RAW][..] } else { &[NAT] };
+        let inputs = tables.iter().map(|table| script::remove(plan, table)).collect();
         UndoCommand { program, args: args.map(str::to_owned).into(), inputs }
     };
     Undo {

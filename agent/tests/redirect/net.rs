@@ -18,6 +18,9 @@ pub const CLIENT_V4: &str = "10.213.0.1";
 pub const CLIENT_V6: &str = "fd00:213::1";
 pub const PATIENCE: Duration = Duration::from_secs(5);
 
+/// Rules, and what else a redirect may touch.
+pub type Everything = (RulesSnapshot, String);
+
 /// A pod and a client, each in a namespace of its own.
 pub struct Net {
     pub name: String,
@@ -92,7 +95,7 @@ impl Net {
     }
 
     /// All that a redirect may touch: rules, routing, sysctls.
-    pub fn everything(&self) -> (RulesSnapshot, String) {
+    pub fn everything(&self) -> Everything {
         let routing = [["-4", "rule"], ["-6", "rule"]].map(|args| self.in_pod("ip", &args)).concat();
         let tables = ["-4", "-6"].map(|family| self.in_pod("ip", &[family, "route", "show", "table", "all"])).concat();
         // Link-local and multicast routes come when the kernel gets round to it.
