@@ -15,9 +15,9 @@ use std::{
     io::{self, BufRead, BufReader, Read, Write},
     os::{
         fd::{AsRawFd, FromRawFd, OwnedFd},
-        unix::process::CommandExt,
+        unix::{fs::MetadataExt, process::CommandExt},
     },
-    path::PathBuf,
+    path::{Path, PathBuf},
     process::{Child, ChildStdin, Command, ExitCode, Stdio},
     time::Duration,
 };
@@ -33,9 +33,18 @@ pub struct Undo {
     pub routing_mark: u32,
     /// To be set as they were.
     pub sysctls: Vec<transparent::Sysctl>,
-    pub remove_files: Vec<PathBuf>,
+    /// Removed if they are still the same files: another agent may have made new ones meanwhile.
+    pub remove_files: Vec<FileIdentity>,
     /// Removed if empty.
     pub remove_folders: Vec<PathBuf>,
+}
+
+/// A file as it was when the guard was armed.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct FileIdentity {
+    path: PathBuf,
+    device: u64,
+    inode: u64,
 }
 
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -165,8 +174,10 @@ impl Undo {
         let inputs: usize = self.commands.iter().map(|command| command.inputs.len()).max().unwrap_or(0);
         let urgent = self.start(0);
         let _ = transparent::undo(self.routing_mark, &self.sysctls);
-        for path in &self.remove_files {
-            let _ = fs::remove_file(path);
+        for file in &self.remove_files {
+            if FileIdentity::of(&file.path).is_ok_and(|found| found == *file) {
+                let _ = fs::remove_file(&file.path);
+            }
         }
         for path in &self.remove_folders {
             let _ = fs::remove_dir(path);
@@ -202,6 +213,13 @@ fn finish(started: Vec<Started<'_>>) -> Vec<(&UndoCommand, &str)> {
     started.into_iter().filter_map(|one| refused(one.child).then_some((one.command, one.input))).collect()
 }
 
+impl FileIdentity {
+    pub fn of(path: &Path) -> io::Result<Self> {
+        let meta = fs::symlink_metadata(path)?;
+        Ok(FileIdentity { path: path.to_owned(), device: meta.dev(), inode: meta.ino() })
+    }
+}
+
 impl UndoCommand {
     fn start(&self, input: &str) -> io::Result<Child> {
         let null = Stdio::null;
@@ -215,8 +233,9 @@ impl UndoCommand {
 
 /// Away from the agent's session, terminal signals and descriptors: what ends the agent must not end the guard.
 fn detach() {
-    // SAFETY: the name is a C string that outlives its call, the other calls take no pointers; the signal dispositions set are the kernel's own "ignore"; nothing in this
-    // process has opened a descriptor above 2 yet, those that are open were inherited by mistake.
+    // SAFETY: the name is a C string that outlives its call, the other calls take no pointers. The signal dispositions set
+    // are the kernel's own "ignore". Nothing in this process has opened a descriptor above 2 yet: those that are open were
+    // inherited by mistake.
     unsafe {
         libc::setsid();
         libc::prctl(libc::PR_SET_NAME, c"mirrord-guard".as_ptr());

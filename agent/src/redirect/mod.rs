@@ -63,7 +63,7 @@ pub struct Options {
     pub mark: u32,
     /// Starts this program so that it calls [`crate::guard::run`].
     pub guard: Vec<OsString>,
-    /// Files the guard deletes when the agent has died (its socket).
+    /// Files the guard deletes when the agent has died (its socket); they exist already.
     pub remove_files: Vec<PathBuf>,
     /// Folders the guard deletes then, if empty.
     pub remove_folders: Vec<PathBuf>,

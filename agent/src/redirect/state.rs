@@ -10,7 +10,7 @@ use super::{
     transparent::{self, Sysctl},
 };
 use crate::{
-    guard::{Guard, Undo, UndoCommand},
+    guard::{FileIdentity, Guard, Undo, UndoCommand},
     netns::NetNs,
     socket::{PodConnector, Transparent},
 };
@@ -163,11 +163,16 @@ impl State {
 
     /// The lists exist only since the rules do: make them fresh now, so that the very next connection is redirected.
     fn keep_lease(&mut self) -> Result<(), RedirectError> {
-        if self.plan.leased {
-            self.lists.renew().map_err(RedirectError::Setup)?;
-            if self.lease.is_none() {
-                self.lease = Some(Lease::start(&self.ns, self.lists.clone())?);
-            }
+        if !self.plan.leased {
+            return Ok(());
+        }
+        if let Err(error) = self.lists.renew() {
+            tracing::warn!(%error, "the lease cannot be renewed here: if the agent and its guard are killed at once, the redirect stays");
+            self.plan.leased = false;
+            return self.iptables.update(&self.plan);
+        }
+        if self.lease.is_none() {
+            self.lease = Some(Lease::start(&self.ns, self.lists.clone())?);
         }
         Ok(())
     }
@@ -243,7 +248,7 @@ fn undo(iptables: &Iptables, plan: &Plan, options: &Options, saved: &[Sysctl]) -
     Undo {
         leases: Family::ALL.map(|family| Lists::path(&plan.lease_name(family))).into(),
         commands: iptables.tools().iter().map(command).collect(),
-        remove_files: options.remove_files.clone(),
+        remove_files: options.remove_files.iter().filter_map(|path| FileIdentity::of(path).ok()).collect(),
         remove_folders: options.remove_folders.clone(),
         sysctls: saved.to_vec(),
         routing_mark: plan.transparent_mark(),

@@ -402,6 +402,20 @@ fn a_second_connection_for_the_same_client_has_its_address_and_another_port() {
 }
 
 #[test]
+fn a_pod_with_one_listener_for_both_families_sees_its_clients() {
+    let net = Net::new();
+    net.serve_both_families(&net.pod, 80);
+    let redirector = redirecting(&net, options(), &[80]);
+    for to in [format!("{POD_V4}:80"), format!("[{POD_V6}]:80")] {
+        let mut talk = net.client_dials(&to);
+        assert_eq!(talk.line(), format!("gw {to}"));
+        assert_eq!(talk.pod_sees(), Some(talk.own()));
+        talk.echoes("hello");
+    }
+    redirector.finish().unwrap();
+}
+
+#[test]
 fn without_ipv6_in_the_pod_ipv4_is_redirected() {
     let net = Net::new();
     net.in_pod("sysctl", &["-q", "-w", "net.ipv6.conf.all.disable_ipv6=1"]);

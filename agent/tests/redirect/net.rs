@@ -50,30 +50,35 @@ impl Net {
         Net { name, pod, client }
     }
 
-    /// A pod's process: on accept it says whom it sees, then echoes.
+    /// A pod's process: on accept it says whom it sees, then echoes. One listener a family.
     pub fn serve(&self, ns: &NetNs, port: u16) {
-        let (up_tx, up_rx) = std::sync::mpsc::channel();
-        ns.spawn("server", move || {
-            for address in [format!("0.0.0.0:{port}"), format!("[::]:{port}")] {
-                let socket =
-                    socket2::Socket::new(socket2::Domain::for_address(address.parse().unwrap()), socket2::Type::STREAM, None).unwrap();
-                if address.starts_with('[') {
-                    socket.set_only_v6(true).unwrap();
-                }
-                socket.set_reuse_address(true).unwrap();
-                socket.bind(&address.parse::<SocketAddr>().unwrap().into()).unwrap();
-                socket.listen(1024).unwrap();
-                let listener: TcpListener = socket.into();
-                std::thread::spawn(move || {
-                    for connection in listener.incoming().flatten() {
-                        std::thread::spawn(move || echo(connection));
-                    }
-                });
+        for any in ["0.0.0.0", "[::]"] {
+            self.listen(ns, format!("{any}:{port}"), Family::Own);
+        }
+    }
+
+    /// The same on one listener for both families, as Java and Node do it.
+    pub fn serve_both_families(&self, ns: &NetNs, port: u16) {
+        self.listen(ns, format!("[::]:{port}"), Family::Both);
+    }
+
+    fn listen(&self, ns: &NetNs, address: String, family: Family) {
+        let address: SocketAddr = address.parse().unwrap();
+        let listener = self.within(ns, move || {
+            let socket = socket2::Socket::new(socket2::Domain::for_address(address), socket2::Type::STREAM, None).unwrap();
+            if address.is_ipv6() {
+                socket.set_only_v6(family == Family::Own).unwrap();
             }
-            up_tx.send(()).unwrap();
-        })
-        .unwrap();
-        up_rx.recv().unwrap();
+            socket.set_reuse_address(true).unwrap();
+            socket.bind(&address.into()).unwrap();
+            socket.listen(1024).unwrap();
+            TcpListener::from(socket)
+        });
+        std::thread::spawn(move || {
+            for connection in listener.incoming().flatten() {
+                std::thread::spawn(move || echo(connection));
+            }
+        });
     }
 
     /// Runs in the pod's or the client's namespace.
@@ -98,9 +103,8 @@ impl Net {
     pub fn everything(&self) -> Everything {
         let routing = [["-4", "rule"], ["-6", "rule"]].map(|args| self.in_pod("ip", &args)).concat();
         let tables = ["-4", "-6"].map(|family| self.in_pod("ip", &[family, "route", "show", "table", "all"])).concat();
-        // Link-local and multicast routes come when the kernel gets round to it.
-        let tables = tables.lines().filter(|line| !line.contains("fe80") && !line.contains("ff00"));
-        let tables = tables.collect::<String>().replace("linkdown ", "");
+        // Other tables fill when the kernel gets round to it (link state, IPv6 addresses).
+        let tables = tables.lines().filter(|line| line.contains("table 28009")).collect::<String>();
         let names = ["net.ipv4.tcp_fwmark_accept", "net.ipv4.fwmark_reflect", "net.ipv6.fwmark_reflect"];
         (self.rules(), routing + &tables + &self.in_pod("sysctl", &names))
     }
@@ -116,6 +120,13 @@ impl Drop for Net {
     fn drop(&mut self) {
         drop(Cleanup(Some(std::mem::take(&mut self.name))));
     }
+}
+
+/// What a listener on [::] takes.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Family {
+    Own,
+    Both,
 }
 
 struct Cleanup(Option<String>);
@@ -162,7 +173,8 @@ impl Talk {
 
     /// Whom the pod says it sees, if it is the pod that answers next.
     pub fn pod_sees(&mut self) -> Option<SocketAddr> {
-        self.line().strip_prefix("pod sees ")?.parse().ok()
+        let seen: SocketAddr = self.line().strip_prefix("pod sees ")?.parse().ok()?;
+        Some(SocketAddr::new(seen.ip().to_canonical(), seen.port()))
     }
 
     /// The next line, or "" at the end of the stream, however it ended.
