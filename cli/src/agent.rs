@@ -64,8 +64,8 @@ impl AgentError {
             Self::File(error) => error.help(),
             Self::Spawn { .. } => "MIRRORD_AGENT_FILE, if it is set, must be the mirrord-agent of this version",
             Self::Log { .. } => "set MIRRORD_AGENT_LOG to a file that can be written, or unset it",
-            Self::Refused(reply) => &reply.help,
-            Self::Ended(_) | Self::Slow => "run it again with MIRRORD_AGENT_LOG=FILE to see why",
+            Self::Refused(reply) if !reply.help.is_empty() => &reply.help,
+            Self::Refused(_) | Self::Ended(_) | Self::Slow => "run it again with MIRRORD_AGENT_LOG=FILE to see why",
             Self::Turn => "run it again; if it stays so, end that other mirrord",
         }
     }

@@ -44,7 +44,10 @@ impl Error {
             Self::Program(error) => error.help().into(),
             Self::File(error) => error.help().into(),
             Self::Privileges { needed, program, .. } => {
-                format!("run it with sudo, or give mirrord these rights: sudo setcap {needed}+ep {}", program.display())
+                format!(
+                    "run it with sudo, or give mirrord these rights (who may run it is then as good as root): sudo setcap {needed}+ep {}",
+                    program.display()
+                )
             }
             Self::Namespace(error) => error.help(),
             Self::Agent(error) => error.help().into(),

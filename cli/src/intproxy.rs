@@ -42,7 +42,8 @@ impl IntproxyError {
     /// The next step.
     pub fn help(&self) -> &str {
         match self {
-            Self::Failed(reply) => &reply.help,
+            Self::Failed(reply) if !reply.help.is_empty() => &reply.help,
+            Self::Failed(_) => "correct that and run the command again; nothing has changed in the target",
             Self::Spawn(_) | Self::Ended | Self::Slow => "run the command again; nothing has changed in the target",
         }
     }

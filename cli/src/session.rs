@@ -26,7 +26,7 @@ const GRACE: Duration = Duration::from_secs(2);
 /// The session ended before the program did.
 #[derive(Debug, Error)]
 pub enum Lost {
-    #[error("the session is lost: {}", .0.error)]
+    #[error("{}", .0.error)]
     Reported(ErrorReply),
     #[error("the session is lost: the local proxy has ended ({0})")]
     Intproxy(Outcome),

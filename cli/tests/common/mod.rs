@@ -48,6 +48,16 @@ impl Trial {
         trial
     }
 
+    /// With the agent and the layer that are built beside `mirrord`.
+    pub fn real() -> Self {
+        let built = Path::new(env!("CARGO_BIN_EXE_mirrord"));
+        let (agent, layer) = (built.with_file_name("mirrord-agent"), built.with_file_name("libmirrord_layer.so"));
+        assert!(agent.exists() && layer.exists(), "build them first: cargo build --release -p mirrord-agent -p mirrord-layer");
+        let mut trial = Self::new();
+        trial.set("MIRRORD_AGENT_FILE", agent.to_str().unwrap()).set("MIRRORD_LAYER_FILE", layer.to_str().unwrap());
+        trial
+    }
+
     pub fn path(&self) -> &Path {
         self.folder.path()
     }
