@@ -12,9 +12,9 @@ use h2::{Reason, RecvStream, SendStream, client::ResponseFuture, server::SendRes
 use http::{Request, Response};
 
 use super::{
-    copies::Taps,
     link::{Link, let_flush},
     pump::{Body, Stop},
+    queue::Taps,
 };
 
 /// The client's side of a request, without its head.

@@ -21,7 +21,7 @@ use http::Request;
 use tokio::{
     io::{AsyncRead, AsyncWrite},
     sync::oneshot,
-    time::{Instant, Sleep, sleep_until, timeout},
+    time::{Sleep, sleep},
 };
 
 use super::{
@@ -90,16 +90,15 @@ impl<T: AsyncRead + AsyncWrite + Unpin + 'static> Opening<T> {
         Ok(Opening { link: Link(shared), greeting_rx })
     }
 
-    /// Waits for the upstream's first frame, at most so long; `None` after that.
-    pub(super) async fn greeting(&mut self, limit: Duration) -> Option<Result<PeerSettings, LinkError<T>>> {
-        let greeting = timeout(limit, &mut self.greeting_rx).await.ok()?;
-        Some(match greeting {
+    /// Waits for the upstream's first frame.
+    pub(super) async fn greeting(&mut self) -> Result<PeerSettings, LinkError<T>> {
+        match (&mut self.greeting_rx).await {
             Ok(Greeting::Http2(settings)) => Ok(settings),
             Ok(Greeting::Other { seen, .. }) if seen.is_empty() => Err(LinkError::Closed),
             Ok(Greeting::Other { io, seen }) => Err(LinkError::NotHttp2 { io, seen }),
             Ok(Greeting::Failed(error)) => Err(LinkError::Io(error)),
             Err(_) => Err(LinkError::Closed),
-        })
+        }
     }
 }
 
@@ -189,7 +188,7 @@ impl<T: AsyncRead + AsyncWrite + Unpin> Future for Driver<T> {
                 Poll::Pending
             }
             None => {
-                let limit = this.last_words.get_or_insert_with(|| Box::pin(sleep_until(Instant::now() + LAST_WORDS)));
+                let limit = this.last_words.get_or_insert_with(|| Box::pin(sleep(LAST_WORDS)));
                 limit.as_mut().poll(cx)
             }
         }

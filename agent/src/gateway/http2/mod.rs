@@ -14,6 +14,7 @@ mod exchange;
 mod head;
 mod link;
 mod pump;
+mod queue;
 mod route;
 #[cfg(test)]
 mod tests;
@@ -34,7 +35,7 @@ use h2::{Reason, server};
 use tokio::{
     io::{AsyncRead, AsyncWrite, AsyncWriteExt, copy, split},
     task::JoinSet,
-    time::{Sleep, sleep},
+    time::{Sleep, sleep, timeout},
 };
 
 use self::{
@@ -44,7 +45,7 @@ use self::{
     upstreams::{Key, POD_WINDOWS, Upstreams},
     wire::{Early, Gather, PeerSettings},
 };
-use super::steer::{Flow, Surroundings};
+use super::steer::{Flow, Surroundings, Upstream};
 
 /// Length of `PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n`.
 const PREFACE: usize = 24;
@@ -82,7 +83,12 @@ pub async fn serve<S: Surroundings>(
         Rc::new(move |spent| pod_spent.set(spent))
     };
     let upstreams = Upstreams::new(surroundings.clone(), flow, on_pod_spent.clone());
-    let mut settings = PeerSettings { max_concurrent_streams: None, max_header_list_size: None, extended_connect: false };
+    let mut settings = PeerSettings::default();
+    let pod = match pod {
+        Some(pod) => Some(pod),
+        // Not there, or not yet: its SETTINGS are worth one attempt.
+        None => timeout(POD_GREETING, surroundings.open(&flow, Upstream::Pod)).await.ok().and_then(Result::ok),
+    };
     if let Some(pod) = pod {
         match greet(pod, on_pod_spent, &upstreams).await {
             Ok(greeted) => settings = greeted,
@@ -108,7 +114,7 @@ async fn greet<S: Surroundings>(
     upstreams: &Upstreams<S>,
 ) -> Result<PeerSettings, LinkError<S::Stream>> {
     let mut opening = Opening::start(pod, POD_WINDOWS, Box::new(move |spent| on_spent(spent))).await?;
-    let settings = opening.greeting(POD_GREETING).await.transpose()?.unwrap_or_default();
+    let settings = timeout(POD_GREETING, opening.greeting()).await.unwrap_or_else(|_| Ok(PeerSettings::default()))?;
     upstreams.put(Key::Pod, opening.link);
     Ok(settings)
 }

@@ -9,7 +9,7 @@ use std::{
 use bytes::Bytes;
 use h2::{RecvStream, SendStream};
 
-use super::copies::Taps;
+use super::queue::Taps;
 
 /// Why a body did not come to its end.
 #[derive(Debug)]

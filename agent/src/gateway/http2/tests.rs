@@ -3,6 +3,7 @@
 mod failures;
 mod flow;
 mod requests;
+mod wire;
 mod world;
 
 use world::{World, fetch, get, post, run, settle};

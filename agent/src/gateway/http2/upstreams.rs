@@ -1,15 +1,15 @@
 //! The upstream connections of one client connection: one for the pod and one for each session, opened when first needed
 //! and kept as long as the client's.
 
-use std::{cell::RefCell, rc::Rc, time::Duration};
+use std::{cell::RefCell, io, pin::Pin, rc::Rc, time::Duration};
 
-use tokio::{sync::watch, task::AbortHandle};
+use tokio::{sync::watch, task::AbortHandle, time::timeout};
 
 use super::link::{Link, LinkError, Opening, Spent, Windows};
 use crate::gateway::steer::{Flow, SessionId, Surroundings, Upstream};
 
-/// A program that takes the connection and says nothing for so long does not serve HTTP/2.
-const GREETING_LIMIT: Duration = Duration::from_secs(10);
+/// A session that does not take the connection, or a program that says nothing on it, for so long does not get the request.
+const OPENING_LIMIT: Duration = Duration::from_secs(5);
 
 /// The pod is as near as a loopback interface.
 pub(super) const POD_WINDOWS: Windows = Windows { stream: 256 << 10, connection: 64 << 20 };
@@ -126,31 +126,32 @@ impl<S: Surroundings> Drop for Upstreams<S> {
 }
 
 async fn open<S: Surroundings>(surroundings: Rc<S>, flow: Flow, key: Key, on_pod_spent: OnPodSpent) -> Result<Link, Why> {
-    let connected = match key {
-        Key::Pod => surroundings.open(&flow, Upstream::Pod).await,
-        Key::Session(session) => surroundings.open(&flow, Upstream::Session(session)).await,
-        Key::Copies(session) => surroundings.open_copy(&flow, session).await,
+    let (upstream, windows) = match key {
+        Key::Pod => {
+            let io = surroundings.open(&flow, Upstream::Pod).await.map_err(cannot_connect)?;
+            let opening = Opening::start(io, POD_WINDOWS, Box::new(move |spent| on_pod_spent(spent))).await;
+            // Whatever the pod does, or does not do, from here is what the client is to see: no limit, no look at its greeting.
+            return opening.map(|opening| opening.link).map_err(|error| why(&error));
+        }
+        Key::Session(session) => (boxed(surroundings.open(&flow, Upstream::Session(session))), SESSION_WINDOWS),
+        Key::Copies(session) => (boxed(surroundings.open_copy(&flow, session)), COPY_WINDOWS),
     };
-    let io = connected.map_err(|error| Rc::from(format!("cannot connect: {error} (check that the program is still running)")))?;
-    let windows = match key {
-        Key::Pod => POD_WINDOWS,
-        Key::Session(_) => SESSION_WINDOWS,
-        Key::Copies(_) => COPY_WINDOWS,
+    let opening = async {
+        let io = upstream.await.map_err(cannot_connect)?;
+        let mut opening = Opening::start(io, windows, Box::new(|_| {})).await.map_err(|error| why(&error))?;
+        opening.greeting().await.map_err(|error| why(&error))?;
+        Ok(opening.link)
     };
-    let on_spent: Box<dyn FnOnce(Spent)> = match key {
-        Key::Pod => Box::new(move |spent| on_pod_spent(spent)),
-        Key::Session(_) | Key::Copies(_) => Box::new(|_| {}),
-    };
-    let mut opening = Opening::start(io, windows, on_spent).await.map_err(|error| why(&error))?;
-    if key == Key::Pod {
-        // Whatever the pod does, or does not do, is what the client is to see.
-        return Ok(opening.link);
-    }
-    match opening.greeting(GREETING_LIMIT).await {
-        Some(Ok(_)) => Ok(opening.link),
-        Some(Err(error)) => Err(why(&error)),
-        None => Err(Rc::from("it accepted the connection but does not answer (check that the program is not stopped)")),
-    }
+    let silent = "it does not take the connection, or does not speak on it (check that the program is not stopped)";
+    timeout(OPENING_LIMIT, opening).await.unwrap_or_else(|_| Err(silent.into()))
+}
+
+fn boxed<T>(opening: impl Future<Output = T> + 'static) -> Pin<Box<dyn Future<Output = T>>> {
+    Box::pin(opening)
+}
+
+fn cannot_connect(error: io::Error) -> Why {
+    Rc::from(format!("cannot connect: {error} (check that the program is still running)"))
 }
 
 fn why<T>(error: &LinkError<T>) -> Why {
