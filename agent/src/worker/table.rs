@@ -26,8 +26,6 @@ use crate::{
     socket::PodConnector,
 };
 
-/// How long the program of a session may take to accept a delivered connection before the pod gets it.
-const DELIVERY_TIMEOUT: Duration = Duration::from_secs(5);
 /// A filter that faults all the time is reported once in this time.
 const FAULT_NOTICE_EVERY: Duration = Duration::from_secs(1);
 
@@ -60,7 +58,10 @@ impl Worker {
     }
 
     pub fn add_session(&self, spec: SessionSpec) {
-        let chain = RefCell::new(spec.filters.iter().map(|filter| filter.instance()).collect());
+        let mut chain: Vec<_> = spec.filters.iter().map(|filter| filter.instance()).collect();
+        // Made now, so that no request waits for it.
+        chain.iter_mut().for_each(Instance::warm_up);
+        let chain = RefCell::new(chain);
         let subscriber = Subscriber { chain, link: RefCell::default(), last_fault_notice: Cell::default(), spec };
         self.sessions.borrow_mut().insert(subscriber.spec.id, Rc::new(subscriber));
     }
@@ -229,12 +230,19 @@ impl Surroundings for Worker {
         }
     }
 
+    fn abort(&self, stream: &mut Stream) {
+        // A tunnel's stream is reset by being dropped.
+        if let Stream::Tcp(socket) = stream {
+            let _ = socket2::SockRef::from(&*socket).set_linger(Some(Duration::ZERO));
+        }
+    }
+
     fn count(&self, event: Event) {
         self.counters.note(event);
     }
 }
 
-/// Opens a delivery stream; resolves once the intproxy has connected to the program.
+/// Opens a delivery stream; resolves once the intproxy has connected to the program. The gateway limits the time.
 async fn deliver(link: &Client, flow: &Flow) -> io::Result<mirrord_tunnel::Stream> {
     let head = Request::post(format!("http://mirrord{}", deliver::PATH))
         .header(deliver::PORT, flow.destination.port())
@@ -242,14 +250,13 @@ async fn deliver(link: &Client, flow: &Flow) -> io::Result<mirrord_tunnel::Strea
         .header(deliver::DESTINATION, flow.destination.to_string())
         .body(())
         .map_err(io::Error::other)?;
-    match tokio::time::timeout(DELIVERY_TIMEOUT, link.open(head)).await {
-        Ok(Ok(stream)) => Ok(stream),
-        Ok(Err(Refusal::Answered(response))) if response.status() == StatusCode::BAD_GATEWAY => {
+    match link.open(head).await {
+        Ok(stream) => Ok(stream),
+        Err(Refusal::Answered(response)) if response.status() == StatusCode::BAD_GATEWAY => {
             let why = response.headers().get(deliver::ERROR).and_then(|why| why.to_str().ok()).unwrap_or("the program does not take it");
             Err(io::Error::new(io::ErrorKind::ConnectionRefused, why.to_owned()))
         }
-        Ok(Err(Refusal::Answered(response))) => Err(io::Error::other(format!("the intproxy answered {}", response.status()))),
-        Ok(Err(Refusal::Failed(error))) => Err(io::Error::new(io::ErrorKind::ConnectionRefused, error)),
-        Err(_) => Err(io::Error::new(io::ErrorKind::TimedOut, "the program did not accept the connection in time")),
+        Err(Refusal::Answered(response)) => Err(io::Error::other(format!("the intproxy answered {}", response.status()))),
+        Err(Refusal::Failed(error)) => Err(io::Error::new(io::ErrorKind::ConnectionRefused, error)),
     }
 }
