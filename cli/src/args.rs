@@ -28,7 +28,7 @@ struct Line {
 #[derive(Subcommand, Debug)]
 enum Subcommands {
     /// Run a program with the pod's incoming traffic
-    #[command(after_help = EXAMPLES)]
+    #[command(after_help = EXAMPLES, override_usage = "mirrord exec -t TARGET [OPTIONS] -- CMD [ARGUMENTS]")]
     Exec(Box<Exec>),
     /// The local proxy of one session; `exec` starts it
     #[command(hide = true)]

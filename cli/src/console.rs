@@ -31,8 +31,8 @@ pub fn progress(message: &dyn Display) {
     }
 }
 
-/// A closed standard error is no reason to end (`eprintln!` would panic).
-fn say(text: &str) {
+/// Text that is ours as it stands. A closed standard error is no reason to end (`eprintln!` would panic).
+pub fn say(text: &str) {
     let _ = writeln!(io::stderr().lock(), "{text}");
 }
 

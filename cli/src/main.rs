@@ -25,7 +25,11 @@ use crate::{args::Task, process::Outcome};
 
 fn main() -> ExitCode {
     match args::read(env::args_os()) {
-        Ok(Task::Intproxy) => mirrord_intproxy::run(),
+        Ok(Task::Intproxy) => {
+            // Started by way of /proc/self/exe, `ps` and `top` would call it `exe`.
+            let _ = std::fs::write("/proc/self/comm", "mirrord");
+            mirrord_intproxy::run()
+        }
         Ok(Task::Exec(flags)) => {
             // A value that is no text is none that any of our variables may have; it is quoted back as far as it can be.
             let variable = |name: &str| env::var_os(name).map(|value| value.to_string_lossy().into_owned());
@@ -53,13 +57,16 @@ fn end(result: Result<Outcome, error::Error>) -> ExitCode {
 
 /// What clap has to say, in our form.
 fn usage(error: &clap::Error) -> ExitCode {
+    use clap::error::ErrorKind;
     let text = error.render().to_string();
     let text = text.trim_end().trim_start_matches("error: ");
     let text = text.strip_suffix("For more information, try '--help'.").unwrap_or(text).trim_end();
-    if error.kind() == clap::error::ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand {
-        eprint!("{error}");
+    // An argument of the program's, more often than not.
+    let dashes = if error.kind() == ErrorKind::UnknownArgument { "put -- before the program if this is for it; " } else { "" };
+    if error.kind() == ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand {
+        console::say(text);
     } else {
-        eprintln!("mirrord: error: {text}\n  help: `mirrord exec --help` shows every flag, and examples");
+        console::say(&format!("mirrord: error: {text}\n  help: {dashes}`mirrord exec --help` shows every flag, and examples"));
     }
     ExitCode::from(2)
 }

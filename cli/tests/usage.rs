@@ -30,7 +30,7 @@ fn every_wrong_command_line_is_refused_with_the_next_step() {
         ("exec -t netns/x --ambiguous drop -- true", "'drop'", "mirrord exec --help"),
         ("exec -t netns/x --priority high -- true", "'high'", "mirrord exec --help"),
         ("exec -t netns/x --nonsense -- true", "'--nonsense'", "mirrord exec --help"),
-        ("exec -t netns/x python3 -u app.py", "'-u'", "mirrord exec --help"),
+        ("exec -t netns/x python3 -u app.py", "'-u'", "put -- before the program"),
         ("exec -t", "--target", "mirrord exec --help"),
         ("execute", "'execute'", "mirrord exec --help"),
     ];

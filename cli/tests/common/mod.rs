@@ -68,11 +68,14 @@ impl Trial {
         self
     }
 
-    /// A file in the trial's folder.
+    /// A file in the trial's folder. Another process writes it: a child forked meanwhile by another test would hold this one's
+    /// descriptor for a moment, and a file that is open for writing cannot be run.
     pub fn file(&self, name: &str, content: impl AsRef<[u8]>, mode: u32) -> PathBuf {
         let path = self.folder.path().join(name);
-        fs::write(&path, content).unwrap();
-        fs::set_permissions(&path, fs::Permissions::from_mode(mode)).unwrap();
+        let source = self.folder.path().join(format!("{name}.source"));
+        fs::write(&source, content).unwrap();
+        let written = Command::new("install").arg(format!("--mode={mode:o}")).args([&source, &path]).status().unwrap();
+        assert!(written.success());
         path
     }
 
