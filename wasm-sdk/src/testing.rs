@@ -160,3 +160,83 @@ impl Response {
         response.into_source().response_edits
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::Verdict;
+
+    /// Does what the config says.
+    struct Script(String);
+
+    impl Filter for Script {
+        fn from_config(config: &[u8]) -> Result<Self, String> {
+            String::from_utf8(config.into()).map(Script).map_err(|e| e.to_string())
+        }
+
+        fn on_request(&mut self, request: &mut crate::Request) -> Verdict {
+            match self.0.as_str() {
+                "values" => request.reason(format!("{:?}", request.header_values("A").collect::<Vec<_>>())),
+                "all" => request.reason(request.headers().map(|(name, _)| String::from_utf8_lossy(name)).collect::<String>()),
+                "who" => request.reason(format!("{} {} {}", request.client(), request.destination(), request.protocol())),
+                "inject" => request.set_header("a", "b\r\nc: d"),
+                "frame" => request.remove_response_header("Content-Length"),
+                "edit" => {
+                    request.set_header("a", "1");
+                    request.append_header("a", b"2");
+                    request.remove_response_header("b");
+                    request.watch_response(7);
+                }
+                "teapot" => return Verdict::respond(418, "short and stout"),
+                "101" => return Verdict::respond(101, ""),
+                _ => return Verdict::Mirror,
+            }
+            Verdict::Pass
+        }
+
+        fn on_response(&mut self, response: &mut crate::Response) {
+            let mark = format!("{} {}", response.token(), response.status());
+            response.set_header("x-mark", mark);
+        }
+    }
+
+    fn run(script: &str) -> Outcome {
+        let mut filter = configure::<Script>(script).unwrap();
+        Request::get("/").header("a", "1").header("b", "").header("A", "2").run(&mut filter)
+    }
+
+    #[test]
+    fn a_filter_reads_what_was_sent() {
+        assert_eq!(run("values").reason.unwrap(), "[[49], [50]]");
+        assert_eq!(run("all").reason.unwrap(), "abA");
+        assert_eq!(run("who").reason.unwrap(), "192.0.2.7:50312 192.0.2.1:80 HTTP/1.1");
+    }
+
+    #[test]
+    fn its_edits_and_answers_come_out_in_order() {
+        let outcome = run("edit");
+        assert_eq!(outcome.request_edits, [Edit::set("a", "1"), Edit::append("a", "2")]);
+        assert_eq!((outcome.response_edits, outcome.token), (vec![Edit::remove("b")], Some(7)));
+        assert_eq!(run("teapot").verdict, Verdict::respond(418, "short and stout"));
+        let marked = Response::new(404).header("a", "1").run(&mut configure::<Script>("").unwrap(), 9);
+        assert_eq!(marked, [Edit::set("x-mark", "9 404")]);
+    }
+
+    #[test]
+    #[should_panic(expected = "control character")]
+    fn a_line_break_in_a_value_fails_the_test() {
+        run("inject");
+    }
+
+    #[test]
+    #[should_panic(expected = "frames the message")]
+    fn an_edit_of_the_framing_fails_the_test() {
+        run("frame");
+    }
+
+    #[test]
+    #[should_panic(expected = "200..=599")]
+    fn an_answer_that_is_not_final_fails_the_test() {
+        run("101");
+    }
+}

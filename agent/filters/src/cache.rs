@@ -19,6 +19,9 @@ const MAX_FILES: usize = 64;
 /// Machine code of the largest module allowed is some times its size.
 const MAX_ARTEFACT: u64 = 512 << 20;
 const DIGEST: usize = 32;
+const SUFFIX: &str = ".cwasm";
+/// What files are called while they are written.
+const TEMPORARY: &str = ".new-";
 
 pub(crate) struct Cache {
     dir: PathBuf,
@@ -122,7 +125,7 @@ impl Cache {
 
     fn create(&self) -> io::Result<(File, PathBuf)> {
         let serial = self.serial.fetch_add(1, Ordering::Relaxed);
-        let path = self.dir.join(format!(".new-{}-{serial}", std::process::id()));
+        let path = self.dir.join(format!("{TEMPORARY}{}-{serial}", std::process::id()));
         // Left by a dead process of the same id.
         let _ = fs::remove_file(&path);
         let file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(&path)?;
@@ -133,7 +136,11 @@ impl Cache {
         let mut files = Vec::new();
         for entry in fs::read_dir(&self.dir)? {
             let entry = entry?;
-            files.push((entry.metadata()?.modified()?, entry.path()));
+            let name = entry.file_name();
+            // Whatever else lies there is not ours to remove.
+            if name.as_encoded_bytes().ends_with(SUFFIX.as_bytes()) || name.as_encoded_bytes().starts_with(TEMPORARY.as_bytes()) {
+                files.push((entry.metadata()?.modified()?, entry.path()));
+            }
         }
         files.sort();
         for (_, path) in files.iter().take((files.len() + 1).saturating_sub(MAX_FILES)) {
@@ -143,6 +150,6 @@ impl Cache {
     }
 
     fn path(&self, sha256: &str) -> PathBuf {
-        self.dir.join(format!("{sha256}-{}.cwasm", self.engine_tag))
+        self.dir.join(format!("{sha256}-{}{SUFFIX}", self.engine_tag))
     }
 }

@@ -42,7 +42,6 @@ impl State {
         self.hook = hook;
         self.said.clear();
         self.limiter.refused = false;
-        self.grace_used = false;
     }
 
     pub(crate) fn log(&mut self, level: LogLevel, text: &[u8]) {
