@@ -265,3 +265,96 @@ impl Drop for Tap {
         pipe.wake();
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const HEAD: &[u8] = b"GET / HTTP/1.1\r\n\r\n";
+
+    fn now() -> Context<'static> {
+        Context::from_waker(Waker::noop())
+    }
+
+    #[test]
+    fn a_request_without_room_is_dropped_as_a_whole_and_the_next_has_room_again() {
+        let (mut tap, pipe) = Tap::unplayed(1001);
+        let large = vec![0; ROOM - 2 * HEAD.len()];
+        assert!(tap.begin(HEAD, Asks::default()) && tap.more(&large));
+        tap.end();
+        assert!(tap.begin(HEAD, Asks::default()));
+        assert!(!tap.more(b"x"), "no room for its body");
+        assert!(tap.more(b"x"), "said once");
+        tap.end();
+        assert!(tap.begin(HEAD, Asks::default()), "the dropped one's room is free");
+        tap.end();
+        let mut pipe = pipe.borrow_mut();
+        for _ in 0..2 {
+            assert!(pipe.poll_next(&mut now()).is_ready());
+            let (bytes, complete) = pipe.unsent(&mut now()).unwrap();
+            assert!(complete && bytes.starts_with(HEAD));
+            pipe.done();
+        }
+        assert!(pipe.poll_next(&mut now()).is_pending());
+        assert_eq!((pipe.held, pipe.session_held.get()), (0, 0));
+    }
+
+    #[test]
+    fn a_request_that_is_being_played_breaks_when_it_outgrows_the_room() {
+        let (mut tap, pipe) = Tap::unplayed(1002);
+        assert!(tap.begin(HEAD, Asks::default()));
+        assert!(pipe.borrow_mut().poll_next(&mut now()).is_ready());
+        assert!(!tap.more(&vec![0; ROOM]));
+        assert!(pipe.borrow_mut().unsent(&mut now()).is_none());
+        assert!(!tap.begin(HEAD, Asks::default()), "not before the player has seen it");
+        pipe.borrow_mut().done();
+        assert!(tap.begin(HEAD, Asks::default()));
+    }
+
+    #[test]
+    fn what_a_player_has_no_use_for_takes_no_room() {
+        let (mut tap, pipe) = Tap::unplayed(1003);
+        assert!(tap.begin(HEAD, Asks::default()));
+        assert!(pipe.borrow_mut().poll_next(&mut now()).is_ready());
+        pipe.borrow_mut().done();
+        assert!(tap.more(b"the rest"));
+        tap.end();
+        assert_eq!(pipe.borrow().held, 0);
+        assert!(pipe.borrow_mut().poll_next(&mut now()).is_pending());
+    }
+
+    #[test]
+    fn all_connections_of_a_session_share_its_room() {
+        let full: Vec<_> = (0..SESSION_ROOM / ROOM)
+            .map(|_| {
+                let (mut tap, pipe) = Tap::unplayed(1004);
+                assert!(tap.begin(&vec![0; ROOM], Asks::default()));
+                tap.end();
+                (tap, pipe)
+            })
+            .collect();
+        let (mut tap, _pipe) = Tap::unplayed(1004);
+        assert!(!tap.begin(HEAD, Asks::default()));
+        assert!(Tap::unplayed(1005).0.begin(HEAD, Asks::default()), "another session's");
+        drop(full);
+        assert!(tap.begin(HEAD, Asks::default()));
+    }
+
+    #[test]
+    fn what_has_been_sent_can_be_sent_again_while_it_is_small() {
+        let (mut tap, pipe) = Tap::unplayed(1006);
+        assert!(tap.begin(HEAD, Asks::default()));
+        let mut pipe = pipe.borrow_mut();
+        assert!(pipe.poll_next(&mut now()).is_ready());
+        pipe.sent(HEAD.len());
+        assert!(pipe.unsent(&mut now()).unwrap().0.is_empty());
+        assert!(pipe.rewind());
+        assert_eq!(pipe.unsent(&mut now()).unwrap().0, HEAD);
+        drop(pipe);
+        assert!(tap.more(&[0; REPLAYABLE]));
+        let pipe = tap.pipe.clone();
+        pipe.borrow_mut().sent(HEAD.len() + REPLAYABLE);
+        assert!(!pipe.borrow_mut().rewind());
+        assert_eq!(pipe.borrow().held, 0);
+    }
+}

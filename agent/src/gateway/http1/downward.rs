@@ -245,16 +245,11 @@ impl<S: Surroundings> Relay<S> {
         let up_is_over = matches!(self.up, Up::Dead | Up::Finish | Up::Over);
         match self.to {
             // The pod is about to close, or cannot go on: it decides when.
-            To::Pod if close || up_is_over => return Err(Exit::Closing),
-            To::Pod => self.pod_neglected = false,
-            To::Session(id) => {
-                self.pod_neglected = true;
-                if close {
-                    self.drop_session(id);
-                }
-            }
-            To::Nobody => {}
+            To::Pod if close || self.asks.close || up_is_over => return Err(Exit::Closing),
+            To::Session(id) if close => self.drop_session(id),
+            To::Pod | To::Session(_) | To::Nobody => {}
         }
+        self.pod_neglected = self.to != To::Pod;
         if self.to != To::Pod && (close || self.asks.close || up_is_over) {
             self.close();
             return Ok(());
@@ -267,7 +262,7 @@ impl<S: Surroundings> Relay<S> {
     }
 
     /// The client is told that nothing more comes, and what it still says is thrown away.
-    fn close(&mut self) {
+    pub(super) fn close(&mut self) {
         self.down = Down::Closing;
         self.input = Vec::new();
         self.up = if self.client_ended { Up::Over } else { Up::Drain };

@@ -223,26 +223,27 @@ impl<'a> Framing<'a> {
         let mut found = Framing::default();
         for header in headers {
             let name = header.name.as_bytes();
-            match name.len() {
-                4 if name.eq_ignore_ascii_case(b"host") => {
+            // Length and first letter rule out almost every other field.
+            match (name.len(), name.first().map(u8::to_ascii_lowercase)) {
+                (4, Some(b'h')) if name.eq_ignore_ascii_case(b"host") => {
                     found.hosts += 1;
                     found.host = Some(header.value);
                 }
-                6 if name.eq_ignore_ascii_case(b"expect") => found.expects = true,
-                10 if name.eq_ignore_ascii_case(b"connection") => {
+                (6, Some(b'e')) if name.eq_ignore_ascii_case(b"expect") => found.expects = true,
+                (10, Some(b'c')) if name.eq_ignore_ascii_case(b"connection") => {
                     found.close |= has_token(header.value, b"close");
                     found.keep_alive |= has_token(header.value, b"keep-alive");
                 }
-                14 if name.eq_ignore_ascii_case(b"content-length") => {
+                (14, Some(b'c')) if name.eq_ignore_ascii_case(b"content-length") => {
                     found.lengths += 1;
                     found.length = Some(header.value);
                 }
-                14 => found.disguised |= name.eq_ignore_ascii_case(b"content_length"),
-                17 if name.eq_ignore_ascii_case(b"transfer-encoding") => {
+                (14, Some(b'c')) => found.disguised |= name.eq_ignore_ascii_case(b"content_length"),
+                (17, Some(b't')) if name.eq_ignore_ascii_case(b"transfer-encoding") => {
                     found.codings += 1;
                     found.coding = Some(header.value);
                 }
-                17 => found.disguised |= name.eq_ignore_ascii_case(b"transfer_encoding"),
+                (17, Some(b't')) => found.disguised |= name.eq_ignore_ascii_case(b"transfer_encoding"),
                 _ => {}
             }
         }
@@ -316,19 +317,24 @@ fn response_framing(status: u16, http10: bool, asks: Asks, headers: &[Header<'_>
     let body = match (found.coding, found.length) {
         (Some(coding), _) if last_token(coding).eq_ignore_ascii_case(b"chunked") => Body::chunked(),
         (Some(_), _) | (None, None) => Body::UntilClose,
-        (None, Some(length)) => Body::length(number(length)?),
+        (None, Some(length)) => Body::length(digits(length)?),
     };
     Some((body, close || body == Body::UntilClose))
 }
 
-/// Decimal digits and nothing else; no leading zero, which some read as octal or refuse; what fits in 18 digits.
+/// A request's length: no leading zero, which some read as octal or refuse.
 fn number(value: &[u8]) -> Option<u64> {
-    let plain = matches!(value, [b'0'] | [b'1'..=b'9', ..]) && value.len() <= 18 && value.iter().all(u8::is_ascii_digit);
+    matches!(value, [b'0'] | [b'1'..=b'9', ..]).then(|| digits(value)).flatten()
+}
+
+/// Decimal digits and nothing else, as many as cannot overflow.
+fn digits(value: &[u8]) -> Option<u64> {
+    let plain = (1..=18).contains(&value.len()) && value.iter().all(u8::is_ascii_digit);
     plain.then(|| value.iter().fold(0, |sum, digit| sum * 10 + u64::from(digit - b'0')))
 }
 
 fn has_token(list: &[u8], token: &[u8]) -> bool {
-    list.split(|byte| *byte == b',').any(|item| item.trim_ascii().eq_ignore_ascii_case(token))
+    list.len() >= token.len() && list.split(|byte| *byte == b',').any(|item| item.trim_ascii().eq_ignore_ascii_case(token))
 }
 
 fn last_token(list: &[u8]) -> &[u8] {

@@ -87,6 +87,11 @@ impl<S: Surroundings> Relay<S> {
         let mut data = match self.next(cx, client, scratch)? {
             Got::Bytes(data) => data,
             Got::Nothing => return Ok(false),
+            // Nothing was for a pod that takes no connections: nobody has to know.
+            Got::End if self.input.is_empty() && matches!(self.pod, Link::Closed(_)) => {
+                self.close();
+                return Ok(true);
+            }
             // The pod is told, and has the last word, also about a request that was cut short.
             Got::End if self.input.is_empty() => return Err(Exit::Closing),
             Got::End => {

@@ -218,8 +218,7 @@ fn our_own_answer_reads_the_body_away() {
     stage.client_says(request);
     stage.ends(POD);
     stage.client_says("0123456789");
-    assert_eq!(stage.exit, Some(Exit::Closing));
-    assert_eq!((stage.heard(POD), stage.rest().up), (String::new(), vec![]));
+    assert_eq!((stage.heard(POD), stage.opened(POD), stage.exit), (String::new(), 2, None));
 }
 
 #[test]

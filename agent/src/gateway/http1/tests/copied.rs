@@ -1,3 +1,0 @@
-//! Copies: what the tap holds while the relay goes on.
-
-use super::*;
