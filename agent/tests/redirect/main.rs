@@ -517,7 +517,8 @@ fn what_the_calls_take() {
         redirector.finish().unwrap();
         let all = clock.elapsed();
         println!("{variant:?}: start {started:?}, first port {first:?}, next port {second:?}, finish {:?}", all - started - first - second);
-        assert!(all < Duration::from_secs(2), "{all:?}");
+        // Each change waits for the kernel (RCU), which on a machine at its limit takes a second; nobody waits for it.
+        assert!(all < Duration::from_secs(20), "{all:?}");
     }
 }
 
