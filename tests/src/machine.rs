@@ -6,10 +6,18 @@ use std::{
     fs::File,
     path::{Path, PathBuf},
     process::{Command, Output, Stdio},
-    sync::{Once, OnceLock},
+    sync::{
+        Once, OnceLock,
+        mpsc::{self, RecvTimeoutError},
+    },
+    thread,
+    time::Duration,
 };
 
-use crate::{processes, sys};
+use crate::{
+    processes::{self, Process},
+    sys,
+};
 
 /// Variable in the environment of everything that the harness starts: `TEST_PID.POD`. A later run finds rests by it.
 pub const MARK: &str = "MIRRORD_TESTS";
@@ -57,15 +65,29 @@ pub fn scratch() -> PathBuf {
 /// Runs a command to its end; panics with its output if it fails.
 #[track_caller]
 pub fn run(command: &mut Command) -> String {
-    let output = output(command);
+    let output = output(command.stdin(Stdio::null()));
     assert!(output.status.success(), "{command:?} failed: {}", String::from_utf8_lossy(&output.stderr));
     String::from_utf8_lossy(&output.stdout).into_owned()
 }
 
-/// Runs a command to its end, whatever that is.
+/// Runs a command to its end, whatever that is; one that does not end within a minute is killed, and says so.
 #[track_caller]
 pub fn output(command: &mut Command) -> Output {
-    command.stdin(Stdio::null()).output().unwrap_or_else(|error| panic!("{command:?} cannot be run: {error}"))
+    let child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn();
+    let child = child.unwrap_or_else(|error| panic!("{command:?} cannot be run: {error}"));
+    let process = Process(child.id());
+    let (ended, end) = mpsc::channel::<()>();
+    // Kills all of it, as what it has started would keep its output open.
+    let watch = thread::spawn(move || {
+        if end.recv_timeout(Duration::from_secs(60)) == Err(RecvTimeoutError::Timeout) {
+            eprintln!("killed, because it did not end within a minute: {:?}", process.arguments());
+            processes::tree(process).into_iter().for_each(Process::kill);
+        }
+    });
+    let output = child.wait_with_output().unwrap();
+    drop(ended);
+    watch.join().unwrap();
+    output
 }
 
 /// A command from words.

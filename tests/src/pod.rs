@@ -302,8 +302,9 @@ pub(crate) fn tail(log: &str) -> String {
 }
 
 fn curl(namespace: &Namespace, words: &str) -> String {
-    let output =
-        machine::output(namespace.command("curl").args(["-sS", "--max-time", "10", "--noproxy", "*"]).args(words.split_whitespace()));
+    let output = machine::output(
+        namespace.command("curl").stdin(Stdio::null()).args(["-sS", "--max-time", "10", "--noproxy", "*"]).args(words.split_whitespace()),
+    );
     format!("{}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr))
 }
 

@@ -213,7 +213,7 @@ fn output_and_input_are_the_programs_own() {
     let mut command = Exec::steal_mine(&pod).command(&["sh".into(), "-c".into(), "read line; echo \"got $line\"; echo oops >&2".into()]);
     let input = pod.folder.path().join("input");
     fs::write(&input, "hello\n").unwrap();
-    let output = command.stdin(fs::File::open(input).unwrap()).output().unwrap();
+    let output = machine::output(command.stdin(fs::File::open(input).unwrap()));
     assert_eq!(String::from_utf8_lossy(&output.stdout), "got hello\n");
     assert!(String::from_utf8_lossy(&output.stderr).contains("oops"));
 }
