@@ -148,7 +148,7 @@ impl App {
         let first_session = Instant::now() + FIRST_SESSION;
         loop {
             let waits_for_first = !self.any_session_yet.get() && Instant::now() < first_session;
-            if !self.is_needed() && !waits_for_first && self.is_drained() {
+            if !self.is_needed() && !waits_for_first && self.is_drained().await && !self.is_needed() {
                 return;
             }
             // Only a drain is looked at again and again; else the next change wakes us.
@@ -157,8 +157,24 @@ impl App {
         }
     }
 
-    fn is_drained(&self) -> bool {
-        self.counters.open.load(Relaxed) == 0
+    /// Whether no connection is on the gateway, nor in its backlog (which would be reset with the listeners).
+    async fn is_drained(&self) -> bool {
+        let on_gateway = self.counters.open.load(Relaxed);
+        on_gateway == 0 && self.firewall(|redirector| redirector.in_flight()).await.is_ok_and(|in_flight| in_flight == 0)
+    }
+
+    /// Asks the redirector, whose calls block, beside the control thread.
+    async fn firewall<T, F>(&self, call: F) -> Result<T, RedirectError>
+    where
+        T: Send + 'static,
+        F: FnOnce(&mut Redirector) -> Result<T, RedirectError> + Send + 'static,
+    {
+        let redirector = self.redirector.clone();
+        let asked = tokio::task::spawn_blocking(move || {
+            let mut redirector = redirector.lock().map_err(|_| RedirectError::Control)?;
+            redirector.as_mut().map_or(Err(RedirectError::Control), call)
+        });
+        asked.await.unwrap_or(Err(RedirectError::Control))
     }
 
     /// Number of workers, for the session's delivery connections.
@@ -220,13 +236,8 @@ impl App {
         for is_done in acknowledged {
             let _ = is_done.await;
         }
-        let redirector = self.redirector.clone();
         let ports: BTreeSet<u16> = ports.keys().copied().collect();
-        let changed = tokio::task::spawn_blocking(move || match redirector.lock() {
-            Ok(mut redirector) => redirector.as_mut().map_or(Ok(()), |redirector| redirector.set_ports(&ports)),
-            Err(_) => Err(RedirectError::Control),
-        });
-        changed.await.unwrap_or(Err(RedirectError::Control))
+        self.firewall(move |redirector| redirector.set_ports(&ports)).await
     }
 
     /// Ends all sessions, redirect first, and gives open connections the grace time.
@@ -241,7 +252,7 @@ impl App {
             self.close_session(id).await;
         }
         let deadline = Instant::now() + self.settings.grace();
-        while !self.is_drained() && Instant::now() < deadline {
+        while !self.is_drained().await && Instant::now() < deadline {
             tokio::time::sleep(DRAIN_CHECK).await;
         }
     }

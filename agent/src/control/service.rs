@@ -67,7 +67,8 @@ impl Connection {
             (&Method::POST, control::SESSION) => self.open(request).await,
             (method @ (&Method::PUT | &Method::DELETE), path) => {
                 let port = path.strip_prefix(control::SUBSCRIPTIONS).and_then(|port| port.parse().ok()).filter(|port| *port != 0);
-                let port = port.ok_or_else(|| refused(StatusCode::NOT_FOUND, format!("no such path: {path}"), "name a port from 1 to 65535"))?;
+                let port =
+                    port.ok_or_else(|| refused(StatusCode::NOT_FOUND, format!("no such path: {path}"), "name a port from 1 to 65535"))?;
                 if method == Method::PUT { self.subscribe(port).await } else { self.unsubscribe(port).await }
             }
             (method, path) => Err(refused(
@@ -96,13 +97,15 @@ impl Connection {
 
     async fn open(&self, request: Request<Incoming>) -> Result<Reply, Failure> {
         let bytes = body(request, MAX_CONTROL_BODY).await?;
-        let request: SessionRequest = serde_json::from_slice(&bytes)
-            .map_err(|error| refused(StatusCode::BAD_REQUEST, format!("a session request that cannot be read: {error}"), "use matching versions"))?;
+        let request: SessionRequest = serde_json::from_slice(&bytes).map_err(|error| {
+            refused(StatusCode::BAD_REQUEST, format!("a session request that cannot be read: {error}"), "use matching versions")
+        })?;
         if self.session.get().is_some() {
             return Err(refused(StatusCode::CONFLICT, "this connection has a session already", "open another connection"));
         }
         let filters = self.chain(&request).await?;
-        let id = self.app.sessions.borrow_mut().new_id().map_err(|error| refused(StatusCode::TOO_MANY_REQUESTS, error, "end one of them"))?;
+        let id =
+            self.app.sessions.borrow_mut().new_id().map_err(|error| refused(StatusCode::TOO_MANY_REQUESTS, error, "end one of them"))?;
         let token = random_token().map_err(|error| refused(StatusCode::INTERNAL_SERVER_ERROR, error, ""))?;
         let (notices, lines) = mpsc::channel(EVENT_ROOM);
         let _ = notices.try_send(Event::Opened { id, token: token_to_hex(&token), workers: self.app.worker_count() });

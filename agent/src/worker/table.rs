@@ -108,7 +108,8 @@ impl Worker {
         if subscriber.last_fault_notice.get().is_none_or(|last| now - last >= FAULT_NOTICE_EVERY) {
             subscriber.last_fault_notice.set(Some(now));
             // A user who does not read loses lines; requests never wait.
-            let _ = subscriber.spec.notices.try_send(Notice::Notice { level: Level::Warn, message: format!("{fault}; the request passed") });
+            let _ =
+                subscriber.spec.notices.try_send(Notice::Notice { level: Level::Warn, message: format!("{fault}; the request passed") });
         }
     }
 

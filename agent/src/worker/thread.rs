@@ -66,13 +66,7 @@ pub enum Stream {
 }
 
 /// Starts a worker in `netns` on listeners that are open already.
-pub fn start(
-    index: u16,
-    netns: &NetNs,
-    listeners: Listeners,
-    pod: PodConnector,
-    counters: Arc<Counters>,
-) -> Result<Handle, StartError> {
+pub fn start(index: u16, netns: &NetNs, listeners: Listeners, pod: PodConnector, counters: Arc<Counters>) -> Result<Handle, StartError> {
     // control --Order--> worker; bounded by the number of sessions and ports, which are bounded.
     let (orders, inbox) = mpsc::unbounded_channel();
     let (started, result) = std::sync::mpsc::channel();
