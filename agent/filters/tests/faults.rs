@@ -40,9 +40,9 @@ fn assert_passes_with(decision: Decision, kind: FaultKind) -> Fault {
 fn a_guest_that_does_not_return_is_stopped_within_15_ms() {
     for name in ["loop", "flood-forever"] {
         let (engine, _log) = logged_engine();
-        let filter = filter(&engine, name);
-        let mut instance = filter.instance();
-        let elapsed = least(5, || {
+        let mut instance = patient(&engine, name).instance();
+        // A busy machine may take the processor away from any single run, not from all of them.
+        let elapsed = least(50, || {
             let fault = assert_passes_with(instance.on_request(&get(&[])), FaultKind::Deadline);
             assert_eq!(fault.filter, name);
         });
@@ -66,8 +66,8 @@ fn a_trap_tells_the_last_words_and_where() {
 fn stack_and_memory_have_an_end() {
     let engine = engine();
     assert_passes_with(filter(&engine, "stack").instance().on_request(&get(&[])), FaultKind::Stack);
-    let mut instance = filter(&engine, "allocate").instance();
-    let elapsed = least(3, || {
+    let mut instance = patient(&engine, "allocate").instance();
+    let elapsed = least(50, || {
         assert_passes_with(instance.on_request(&get(&[])), FaultKind::Memory);
     });
     assert!(elapsed < Duration::from_millis(15), "{elapsed:?}");
