@@ -251,15 +251,11 @@ impl<T: AsyncRead + AsyncWrite + Unpin + 'static, S: Surroundings> Serving<T, S>
     }
 
     fn close(&mut self, cx: &mut Context<'_>) -> Poll<()> {
-        match self.closing {
-            Some(Reason::NO_ERROR) | None => {}
-            Some(reason) => {
-                self.connection.abrupt_shutdown(reason);
-                // As far as the socket takes it now: the connection is broken anyway.
-                let _ = self.connection.poll_accept(cx);
-                let _ = self.client.send(cx);
-            }
-        }
+        // Says which requests were never looked at, so that those under way just now can be made again elsewhere.
+        self.connection.abrupt_shutdown(self.closing.unwrap_or(Reason::NO_ERROR));
+        // As far as the socket takes it now: the connection is broken anyway.
+        let _ = self.connection.poll_accept(cx);
+        let _ = self.client.send(cx);
         Poll::Ready(())
     }
 }
