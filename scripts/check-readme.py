@@ -136,7 +136,7 @@ def main():
             shutil.rmtree(leftover) if leftover.is_dir() else leftover.unlink(missing_ok=True)
         # The pod that the README makes, also when a step before its removal failed.
         subprocess.run([*(["sudo"] if os.geteuid() else []), "scripts/pod.sh", "down", "shop"], cwd=ROOT, check=False)
-    sys.exit(failures > 0)
+    sys.exit(1 if failures else 0)
 
 
 if __name__ == "__main__":

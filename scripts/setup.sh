@@ -24,12 +24,11 @@ curl       curl                     the client of the pod
 python3    python3                  the program that you develop, in the demo
 '
 ALL=$RUN'
+/usr/bin/python3 python3            tests: an interpreter that is no shell script
 nft        nftables                 tests: rules before and after
-conntrack  conntrack                tests: connections that must stay
 node       nodejs                   tests: a server to preload
 javac      default-jdk-headless     tests: a server to preload
-h2load     nghttp2-client           tests: HTTP/2 load
-wrk        wrk                      load, in tests and in the benchmark
+wrk        wrk                      benchmark: the load
 haproxy    haproxy                  benchmark: for comparison
 strace     strace                   benchmark: system calls a request
 valgrind   valgrind                 benchmark: where instructions go
