@@ -31,6 +31,7 @@ struct World {
     pod: SocketAddr,
     sessions: HashMap<SessionId, SocketAddr>,
     events: Arc<Mutex<Vec<Event>>>,
+    refuse: bool,
 }
 
 impl Surroundings for World {
@@ -53,7 +54,7 @@ impl Surroundings for World {
     }
 
     fn refuse_ambiguous(&self, _: &Flow) -> bool {
-        false
+        self.refuse
     }
 
     fn open(self: &Rc<Self>, _: &Flow, upstream: Upstream) -> impl Future<Output = io::Result<Self::Stream>> + 'static {
@@ -97,11 +98,15 @@ impl Drop for Gateway {
 }
 
 fn gateway_with(plan: Plan, pod: SocketAddr, sessions: &[(SessionId, SocketAddr)]) -> Gateway {
+    let sessions = sessions.iter().copied().collect();
+    gateway_in(World { plan, pod, sessions, events: Arc::default(), refuse: false })
+}
+
+fn gateway_in(world: World) -> Gateway {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     listener.set_nonblocking(true).unwrap();
     let address = listener.local_addr().unwrap();
-    let events = Arc::default();
-    let world = World { plan, pod, sessions: sessions.iter().copied().collect(), events: Arc::clone(&events) };
+    let events = Arc::clone(&world.events);
     let (stop, stopped) = tokio::sync::oneshot::channel::<()>();
     let thread = thread::spawn(move || {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
@@ -494,7 +499,13 @@ fn a_pod_that_closes_an_idle_connection_closes_the_clients() {
 
 #[test]
 fn an_idle_connection_is_small() {
-    let world = Rc::new(World { plan: read_plan(), pod: ([127, 0, 0, 1], 1).into(), sessions: HashMap::new(), events: Arc::default() });
+    let world = Rc::new(World {
+        plan: read_plan(),
+        pod: ([127, 0, 0, 1], 1).into(),
+        sessions: HashMap::new(),
+        events: Arc::default(),
+        refuse: false,
+    });
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
     let size = runtime.block_on(async {
         let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
@@ -504,4 +515,74 @@ fn an_idle_connection_is_small() {
     });
     assert!(size <= 2048, "{size} bytes");
     println!("a connection's future: {size} bytes");
+}
+
+#[test]
+fn words_that_are_no_method_and_heads_that_never_end_reach_the_pod_in_time() {
+    let pod = server(|mut stream| {
+        let mut buf = [0; 4096];
+        let read = stream.read(&mut buf).unwrap();
+        stream.write_all(&buf[..read]).unwrap();
+    });
+    let gateway = gateway(pod);
+    for (bytes, at_most) in [(&b"NATS"[..], 1), (b"GET / HTTP/1.1\r\nX-User: me\r\nX-Half", 7)] {
+        let start = Instant::now();
+        let mut client = gateway.connect();
+        client.write_all(bytes).unwrap();
+        assert_eq!(read_to_end(&mut client).unwrap(), bytes);
+        assert!(start.elapsed() < Duration::from_secs(at_most));
+    }
+}
+
+#[test]
+fn a_last_word_reaches_a_client_that_is_still_sending() {
+    let pod = server(|mut stream| {
+        read_until_head(&mut stream);
+        stream.write_all(b"HTTP/1.1 413 Too Large\r\nConnection: close\r\nContent-Length: 0\r\n\r\n").unwrap();
+        stream.shutdown(Shutdown::Write).unwrap();
+        // A server that closes with bytes unread would reset what it said: it reads on, as nginx does.
+        read_to_end(&mut stream).unwrap();
+    });
+    let world = World { plan: read_plan(), pod, sessions: HashMap::new(), events: Arc::default(), refuse: true };
+    let gateway = gateway_in(world);
+    let heads: [(&[u8], &[u8]); 2] = [
+        (b"POST / HTTP/1.1\r\nContent-Length: 8388608\r\n\r\n", b"HTTP/1.1 413 "),
+        (b"POST / HTTP/1.1\r\nContent-Length: 8388608\r\nContent-Length: 1\r\n\r\n", b"HTTP/1.1 400 "),
+    ];
+    for (head, answer) in heads {
+        let mut client = gateway.connect();
+        client.write_all(head).unwrap();
+        for _ in 0..8 {
+            client.write_all(&[b'x'; 1 << 20]).unwrap();
+        }
+        client.shutdown(Shutdown::Write).unwrap();
+        let said = read_to_end(&mut client).unwrap();
+        assert!(said.starts_with(answer), "{}", String::from_utf8_lossy(&said));
+    }
+}
+
+#[test]
+fn a_copy_is_the_request_as_it_came_also_with_a_body_and_after_the_program_closed_an_idle_stream() {
+    let request = b"POST /c HTTP/1.1\r\nX-Copy: 1\r\nTransfer-Encoding: chunked\r\n\r\n3;x=y\r\nabc\r\n0\r\nT: 1\r\n\r\n";
+    let (tx, rx) = mpsc::channel();
+    // Says that it keeps the stream, and closes it all the same.
+    let session = server(move |mut stream| {
+        tx.send(read_until(&mut stream, b"T: 1\r\n\r\n")).unwrap();
+        stream.write_all(OK).unwrap();
+    });
+    let pod = server(|mut stream| {
+        for _ in 0..5 {
+            read_until(&mut stream, b"T: 1\r\n\r\n");
+            stream.write_all(OK).unwrap();
+        }
+    });
+    let gateway = gateway_with(read_plan(), pod, &[(1, session)]);
+    let mut client = gateway.connect();
+    for _ in 0..5 {
+        for piece in request.chunks(9) {
+            client.write_all(piece).unwrap();
+        }
+        assert_eq!(read_until(&mut client, OK), OK);
+        assert_eq!(rx.recv_timeout(DEADLINE).unwrap(), request);
+    }
 }

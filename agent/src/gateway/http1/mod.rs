@@ -7,6 +7,7 @@ pub mod relay;
 mod downward;
 mod edit;
 mod lines;
+mod route;
 mod upward;
 
 #[cfg(test)]

@@ -8,7 +8,7 @@
 //! ```
 //!
 //! What it cannot do ends it with an [`Exit`]: from then on a connection is somebody else's (`opaque.rs`, HTTP/2).
-//! `upward.rs` moves requests, `downward.rs` responses.
+//! `upward.rs` moves requests, `route.rs` decides where to, `downward.rs` moves responses.
 
 use std::{rc::Rc, task::Context, time::Duration};
 

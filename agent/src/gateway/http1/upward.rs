@@ -1,4 +1,5 @@
-//! The client's side of the relay: requests are read, steered, and moved to whoever answers them.
+//! The client's side of the relay: heads are read, bodies followed to their end, and what the client sends ahead is held.
+//! `route.rs` sends them on their way.
 
 use std::{
     borrow::Cow,
@@ -8,18 +9,16 @@ use std::{
 use mirrord_filters::RequestParts;
 
 use super::{
-    edit,
     framing::Body,
-    head::{self, MAX_HEAD, Read, Request},
+    head::{self, MAX_HEAD, Read},
     lines::{self, Lines},
-    relay::{Down, Exit, Relay, Special, To, Up},
+    relay::{Down, Exit, Relay, To, Up},
 };
 use crate::gateway::{
     detect::{Guess, first_bytes},
     link::Link,
-    mirror::Tap,
     sock::{self, Sock},
-    steer::{Ambiguity, Event, SessionId, Steering, Surroundings, Target, Upstream},
+    steer::{Ambiguity, Surroundings, Target},
 };
 
 /// What a read of the client brought.
@@ -157,128 +156,6 @@ impl<S: Surroundings> Relay<S> {
         Ok(true)
     }
 
-    /// Sends a request on its way.
-    fn route(&mut self, cx: &mut Context<'_>, request: Request, steering: Steering, data: Cow<'_, [u8]>) -> Result<(), Exit> {
-        self.requests = self.requests.wrapping_add(1);
-        (self.asks, self.answered, self.special) = (request.asks, false, None);
-        let Steering { target, copies, request_edits, response_edits, watch } = steering;
-        for id in copies {
-            self.begin_copy(id, &data[..request.len], request);
-        }
-        let stolen = matches!(target, Target::Session(_));
-        if stolen || !request_edits.is_empty() || !response_edits.is_empty() || watch.is_some() {
-            let special = Special { request_edits, response_edits, watch, ..Special::default() };
-            self.special = Some(Box::new(special));
-        }
-        match target {
-            Target::Pod => {
-                self.to = To::Pod;
-                self.start(cx, request, data)
-            }
-            Target::Session(id) => {
-                self.to = To::Session(id);
-                self.input = data.into_owned();
-                (self.up, self.down) = (Up::Opening(request), Down::Hold);
-                Ok(())
-            }
-            Target::Respond(response) => {
-                self.to = To::Nobody;
-                // A client that was not told to continue may never send the body: what follows could be either.
-                let close = request.asks.close || request.asks.http10 || (request.asks.expects && !request.body.is_done());
-                self.asks.close = close;
-                self.to_client.extend_from_slice(&edit::local_response(&response, request.asks, close));
-                self.start(cx, request, data)?;
-                self.down = Down::Own;
-                Ok(())
-            }
-        }
-    }
-
-    /// Sends the request's head, and what has come of its body.
-    fn start(&mut self, cx: &mut Context<'_>, request: Request, data: Cow<'_, [u8]>) -> Result<(), Exit> {
-        let mut body = request.body;
-        // A broken chunk is met with the body, after the head has gone, however the bytes came.
-        let (end, body) = match body.take(&data[request.len..]) {
-            Ok(taken) => (request.len + taken, body),
-            Err(_) => (request.len, request.body),
-        };
-        self.copy(&data[request.len..end]);
-        let edited = match self.special.as_deref() {
-            Some(special) if !special.request_edits.is_empty() => {
-                let mut edited = Vec::with_capacity(data.len() + 256);
-                edit::edited(&data[..request.len], &special.request_edits, &mut edited);
-                edited.extend_from_slice(&data[request.len..end]);
-                Some(edited)
-            }
-            _ => None,
-        };
-        self.down = Down::Head;
-        if body.is_done() {
-            self.up = Up::Wait;
-            self.end_copies();
-        } else {
-            self.up = Up::Body(body);
-        }
-        let _ = self.send_up(cx, edited.as_deref().unwrap_or(&data[..end]));
-        if end < data.len() {
-            self.fresh = true;
-            self.input = match data {
-                Cow::Borrowed(data) => data[end..].to_vec(),
-                Cow::Owned(mut data) => {
-                    data.drain(..end);
-                    data
-                }
-            };
-        }
-        Ok(())
-    }
-
-    /// Waits for the session to take the request that `input` begins with.
-    fn opening(&mut self, cx: &mut Context<'_>, request: Request, scratch: &mut [u8]) -> Result<bool, Exit> {
-        let To::Session(id) = self.to else { return Ok(false) };
-        let first = self.special.as_deref().is_none_or(|special| special.request.is_none());
-        if first {
-            // A kept connection that says something or has ended is of no more use.
-            let reused = self.session(id).is_some_and(|link| link.poll_read(cx, scratch).is_pending());
-            if !reused {
-                self.drop_session(id);
-            }
-            let special = self.special.get_or_insert_default();
-            (special.request, special.reused) = (Some(request), reused);
-        }
-        if self.session(id).is_none() {
-            self.sessions.push((id, Link::open(&self.surroundings, &self.flow, Upstream::Session(id))));
-        }
-        match self.target().map(|link| link.poll_open(cx)) {
-            Some(Poll::Pending) => Ok(false),
-            Some(Poll::Ready(Ok(()))) => {
-                let data = std::mem::take(&mut self.input);
-                if let Some(special) = self.special.as_deref_mut().filter(|_| request.asks.idempotent && request.body.is_done()) {
-                    special.replay = data[..request.len].to_vec();
-                }
-                self.start(cx, request, Cow::Owned(data))?;
-                Ok(true)
-            }
-            Some(Poll::Ready(Err(_))) | None => {
-                self.fall_back(cx, request, scratch)?;
-                Ok(true)
-            }
-        }
-    }
-
-    /// The session cannot take the request that `input` begins with: the pod gets it as it came.
-    pub(super) fn fall_back(&mut self, cx: &mut Context<'_>, request: Request, scratch: &mut [u8]) -> Result<(), Exit> {
-        self.count(Event::FellBack);
-        if let To::Session(id) = self.to {
-            self.drop_session(id);
-        }
-        self.special = None;
-        self.freshen_pod(cx, scratch)?;
-        self.to = To::Pod;
-        let data = std::mem::take(&mut self.input);
-        self.start(cx, request, Cow::Owned(data))
-    }
-
     fn body(&mut self, cx: &mut Context<'_>, client: &mut impl Sock, scratch: &mut [u8], mut body: Body) -> Result<bool, Exit> {
         let data = match self.next(cx, client, scratch)? {
             Got::Bytes(data) => data,
@@ -374,7 +251,7 @@ impl<S: Surroundings> Relay<S> {
     }
 
     /// Bytes for whoever answers this request. If they cannot be written, its response may still say why.
-    fn send_up(&mut self, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<()> {
+    pub(super) fn send_up(&mut self, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<()> {
         let mut pending = std::mem::take(&mut self.to_up);
         let sent = match self.target() {
             Some(link) => sock::send(link, cx, &mut pending, bytes),
@@ -394,33 +271,5 @@ impl<S: Surroundings> Relay<S> {
                 Poll::Ready(())
             }
         }
-    }
-
-    fn begin_copy(&mut self, id: SessionId, head: &[u8], request: Request) {
-        let index = self.taps.iter().position(|tap| tap.session() == id).unwrap_or_else(|| {
-            self.taps.push(Tap::new(&self.surroundings, self.flow, id));
-            self.taps.len() - 1
-        });
-        let Some(tap) = self.taps.get_mut(index) else { return };
-        if !tap.begin(head, request.asks) {
-            self.count(Event::CopyDropped);
-        }
-    }
-
-    /// A piece of the body, for all who have a copy of this request.
-    fn copy(&mut self, bytes: &[u8]) {
-        for tap in &mut self.taps {
-            if !tap.more(bytes) {
-                self.surroundings.count(Event::CopyDropped);
-            }
-        }
-    }
-
-    fn end_copies(&mut self) {
-        self.taps.iter_mut().for_each(Tap::end);
-    }
-
-    fn cut_copies(&mut self) {
-        self.taps.iter_mut().for_each(Tap::cut);
     }
 }
