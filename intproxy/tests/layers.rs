@@ -1,5 +1,7 @@
 //! What a process gets that is no layer, or a bad one: nothing, and nobody else notices.
 
+#![allow(clippy::unwrap_used, clippy::expect_used)]
+
 use std::{
     io::{Read, Write},
     net::SocketAddr,

@@ -1,5 +1,7 @@
 //! A session without an agent, for measurements: prints the layer's address and answers until standard input ends.
 
+#![allow(clippy::unwrap_used, clippy::expect_used)]
+
 use std::io::Read;
 
 use mirrord_intproxy::layers::{Layers, PortChange};

@@ -1,5 +1,7 @@
 //! Addresses that are not to be had on this machine, and what the program is told instead; and what happens without a session.
 
+#![allow(clippy::unwrap_used, clippy::expect_used)]
+
 mod common;
 
 use std::{net::TcpListener, process::Command};

@@ -1,8 +1,10 @@
 //! When a port counts as listened on: through fork, exec, dup, daemons and the ways in which descriptors end.
 
+#![allow(clippy::unwrap_used, clippy::expect_used)]
+
 mod common;
 
-use common::{c_server, eventually, free_port, Program, Session, CLIENT, DESTINATION};
+use common::{c_server, eventually, free_port, Program, Session};
 
 const FROM_THE_CLIENT: &str = "client=203.0.113.7:4711 own=198.51.100.1:80";
 
@@ -124,8 +126,7 @@ fn a_dual_stack_listener_sees_clients_of_both_families() {
     let program = Program::start(session.command(c_server()).args(["accept", &port.to_string(), "::"]));
     assert_eq!(program.line(), format!("bound [::]:{port}"));
     let answer = session.deliver(port, "hello\n");
-    assert!(answer.starts_with(&format!("client=[::ffff:203.0.113.7]:4711 own=[::ffff:198.51.100.1]:80")), "{answer}");
+    assert!(answer.starts_with("client=[::ffff:203.0.113.7]:4711 own=[::ffff:198.51.100.1]:80"), "{answer}");
     let answer = session.deliver_from("[2001:db8::9]:99", port, "hello\n").unwrap();
     assert!(answer.starts_with("client=[2001:db8::9]:99"), "{answer}");
-    assert_ne!(CLIENT, DESTINATION);
 }

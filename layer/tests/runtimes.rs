@@ -1,5 +1,7 @@
 //! Unmodified servers of several languages get what is delivered, on the port they think they listen on, and see its client.
 
+#![allow(clippy::unwrap_used, clippy::expect_used)]
+
 mod common;
 
 use common::{free_port, source, visit, Program, Session, CLIENT, DESTINATION};

@@ -1,6 +1,7 @@
 //! What the tests stand on: the real `Layers` server, real programs with the real library preloaded, and a driver that plays the
 //! deliveries: it registers where a connection is from, connects to where the program listens, and reads the answer.
 
+#![allow(clippy::unwrap_used, clippy::expect_used)]
 #![allow(dead_code)]
 
 use std::{
