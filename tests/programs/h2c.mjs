@@ -8,13 +8,15 @@ const say = (line) => appendFileSync(log, line + "\n");
 for (const port of ports) {
   const server = createServer();
   server.on("stream", (stream, headers) => {
+    // Taken now: when the request's end has been read, the connection may have gone.
+    const { remoteAddress, localPort } = stream.session.socket;
     let size = 0;
     stream.on("error", () => {});
     stream.on("data", (chunk) => (size += chunk.length));
     stream.on("end", () => {
-      const { remoteAddress, localPort } = stream.session.socket;
       const user = headers["x-user"] ?? "";
       say(`request ${headers[":method"]} ${headers[":path"]} peer=${remoteAddress} local=${localPort} body=${size} user=${user}`);
+      if (stream.destroyed) return;
       stream.respond({ ":status": 200, "x-program": name }, { waitForTrailers: true });
       stream.on("wantTrailers", () => stream.sendTrailers({ "x-trailer": name }));
       stream.end(`program ${name} ${headers[":method"]} ${headers[":path"]} body=${size}\n`);

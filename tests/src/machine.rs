@@ -57,7 +57,7 @@ pub fn manifest() -> &'static Path {
 
 /// A place for what tests compile; it is in the target folder and stays.
 pub fn scratch() -> PathBuf {
-    let folder = built().parent().unwrap().join("tmp");
+    let folder = built().parent().unwrap().join("tmp/programs");
     fs::create_dir_all(&folder).unwrap();
     folder
 }

@@ -5,7 +5,6 @@
 //! ```
 
 use std::{
-    collections::BTreeSet,
     fs,
     net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
     path::PathBuf,
@@ -29,6 +28,8 @@ use crate::{
 pub const WEB: u16 = 80;
 /// A second port of nginx.
 pub const WEB_TOO: u16 = 8080;
+/// How long a session's rests may take to go, once it has ended and its connections are closed.
+const GONE: Duration = Duration::from_secs(8);
 /// nginx with HTTP/2, prior knowledge only.
 pub const WEB_H2: u16 = 8082;
 
@@ -50,7 +51,6 @@ pub struct Pod {
     pub folder: TempDir,
     servers: Vec<Child>,
     before: Snapshot,
-    files_before: BTreeSet<PathBuf>,
     _share: Share,
 }
 
@@ -94,20 +94,7 @@ impl Pod {
         });
         let folder = tempfile::Builder::new().prefix(&name).tempdir_in("/tmp").unwrap();
         let before = Snapshot::of(&inside);
-        let files_before = state::temporary_files();
-        let mut pod = Self {
-            inside,
-            clients: outside,
-            v4,
-            v6,
-            client_v4,
-            client_v6,
-            folder,
-            servers: Vec::new(),
-            before,
-            files_before,
-            _share: share,
-        };
+        let mut pod = Self { inside, clients: outside, v4, v6, client_v4, client_v6, folder, servers: Vec::new(), before, _share: share };
         pod.start_nginx();
         pod
     }
@@ -214,8 +201,7 @@ impl Pod {
     /// Waits until rules, routes, switches, processes and files are as they were before the first session.
     #[track_caller]
     pub fn assert_pristine(&self) {
-        let left = within(crate::wait::PATIENCE, || self.leftovers().is_empty().then_some(()))
-            .map_or_else(|| self.leftovers(), |()| String::new());
+        let left = within(GONE, || self.leftovers().is_empty().then_some(())).map_or_else(|| self.leftovers(), |()| String::new());
         assert!(left.is_empty(), "left in or around the pod:\n{left}\nagent's log:\n{}", self.agent_log());
     }
 
@@ -227,9 +213,6 @@ impl Pod {
             left += &format!("processes: {}\n", describe(&running));
         }
         for file in state::agent_files(self.inside.inode) {
-            left += &format!("file: {}\n", file.display());
-        }
-        for file in state::temporary_files().difference(&self.files_before) {
             left += &format!("file: {}\n", file.display());
         }
         for file in fs::read_dir(self.session_tmp()).unwrap().flatten() {

@@ -95,11 +95,6 @@ pub fn agent_files(inode: u64) -> Vec<PathBuf> {
     entries(Path::new("/run/mirrord"), &inode.to_string())
 }
 
-/// Files in `/tmp` that name mirrord. Those that other people's sessions have made are not ours to judge: compare before and after.
-pub fn temporary_files() -> BTreeSet<PathBuf> {
-    ["/tmp", "/dev/shm", "/var/tmp"].iter().flat_map(|folder| entries(Path::new(folder), "mirrord")).collect()
-}
-
 fn entries(folder: &Path, part: &str) -> Vec<PathBuf> {
     let Ok(list) = fs::read_dir(folder) else { return Vec::new() };
     list.flatten()
