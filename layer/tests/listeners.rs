@@ -28,7 +28,8 @@ fn each_way_of_serving_gets_the_clients_address() {
 fn the_last_of_several_processes_closes_the_port() {
     let (session, port) = (Session::start(), free_port());
     let mut program = session.c("prefork", port);
-    session.until_open(port);
+    program.line();
+    assert_eq!(program.line(), "forked");
     program.kill();
     // The parent has gone, the children serve on: each QUIT or EXIT is one less.
     let mut pids = Vec::new();

@@ -71,7 +71,8 @@ fn node_cluster() {
     for policy in ["rr", "none"] {
         let (session, port) = (Session::start(), free_port());
         let program = Program::start(session.command("node").arg(source("cluster.mjs")).args([policy, &port.to_string()]));
-        assert_eq!(program.line(), "listening");
+        let line = program.line();
+        assert_eq!(line, "listening", "{policy}: {:?}", std::array::from_fn::<_, 9, _>(|_| program.line()));
         for _ in 0..3 {
             let answer = session.get(port, "/");
             assert!(answer.contains(&format!("client=::ffff:{CLIENT}")), "{policy}: {answer}");

@@ -156,6 +156,8 @@ int main(int argc, char **argv) {
     if (!strcmp(mode, "prefork")) {
         for (int i = 0; i < 3; i++) if (!fork()) serve(listener);
         close(listener); // The children hold it.
+        puts("forked");
+        fflush(stdout);
         alarm(120);
         for (;;) pause();
     }
