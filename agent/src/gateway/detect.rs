@@ -58,7 +58,8 @@ pub fn first_bytes(bytes: &[u8]) -> Guess {
     let skipped = bytes.iter().take_while(|byte| matches!(byte, b'\r' | b'\n')).count();
     let bytes = &bytes[skipped..];
     let window = &bytes[..bytes.len().min(LONGEST_METHOD + 1)];
-    let Some(space) = memchr::memchr(b' ', window) else {
+    // A tab, too, ends a method for some servers.
+    let Some(space) = memchr::memchr2(b' ', b'\t', window) else {
         return match window.iter().all(|byte| is_token(*byte)) && window.len() <= LONGEST_METHOD {
             true if METHODS.iter().any(|method| method.starts_with(window)) => Guess::More,
             true => Guess::MoreDoubtful,
@@ -68,10 +69,13 @@ pub fn first_bytes(bytes: &[u8]) -> Guess {
     if space == 0 || !window[..space].iter().all(|byte| is_token(*byte)) {
         return Guess::Other;
     }
-    match memchr::memchr(b'\n', bytes) {
-        Some(end) if memchr::memmem::find(&bytes[..end], b" HTTP/").is_some() => Guess::Http1,
+    let start = &bytes[..bytes.len().min(LOOKED_AT)];
+    let binary = start.iter().any(|byte| *byte < b' ' && !matches!(byte, b'\r' | b'\n' | b'\t'));
+    match memchr::memchr(b'\n', if binary { start } else { bytes }) {
+        Some(end) if memchr::memmem::find(&bytes[..end], b"HTTP/").is_some() => Guess::Http1,
         Some(_) => Guess::Other,
-        None if bytes[..bytes.len().min(LOOKED_AT)].iter().any(|byte| *byte < b' ' && *byte != b'\r') => Guess::Other,
+        None if binary && start.len() == LOOKED_AT => Guess::Other,
+        None if binary => Guess::MoreDoubtful,
         None => Guess::More,
     }
 }
@@ -86,10 +90,12 @@ mod tests {
 
     #[test]
     fn the_answer_is_the_same_for_every_cut() {
-        let cases: [(&[u8], Guess); 10] = [
+        let cases: [(&[u8], Guess); 12] = [
             (b"GET / HTTP/1.1\r\n", Guess::Http1),
             (b"BREW /pot HTTP/1.1\r\n", Guess::Http1),
             (b"GET / HTTP/1.1 \n", Guess::Http1),
+            (b"GET\t/ HTTP/1.1\n", Guess::Http1),
+            (b"GET / HTTP/\x001.1\n", Guess::Http1),
             (b"\r\nGET / HTTP/3.9\r\n", Guess::Http1),
             (PREFACE, Guess::Http2),
             (b"PRI * HTTP/2.0\r\n\r\nXX\r\n\r\n", Guess::Http1),

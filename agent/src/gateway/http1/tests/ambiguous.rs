@@ -1,7 +1,10 @@
 //! What two parsers could read in two ways is the pod's, byte for byte, and so is all that follows.
 
 use super::*;
-use crate::gateway::steer::Ambiguity;
+use crate::gateway::{
+    http1::relay::{Down, To, Up},
+    steer::Ambiguity,
+};
 
 /// Heads (and bodies) of which none may ever be stolen, though each carries the header.
 const AMBIGUOUS: &[&str] = &[
@@ -247,6 +250,67 @@ fn responses_that_cannot_be_read_are_copied() {
             assert_eq!(stage.exit, Some(Exit::Opaque(Ambiguity::Response)), "{answer:?}");
             let rest = stage.rest();
             assert_eq!([stage.client_heard().into_bytes(), rest.down, drain(&stage.stream(POD))].concat(), answer.as_bytes());
+        }
+    }
+}
+
+/// What every peer was told in the end, and what is left for the pod.
+fn outcome(bytes: &[u8], cut: usize, refuse: bool) -> (Vec<u8>, String, String) {
+    let mut stage = Stage::with(by_user, 0, refuse);
+    bytes.chunks(cut).for_each(|piece| stage.client_says(piece));
+    stage.client_ends();
+    // Whoever was asked answers: what the client pipelined comes next.
+    while stage.exit.is_none() && stage.relay.down == Down::Head && matches!(stage.relay.up, Up::Wait | Up::Over) {
+        let upstream = if stage.relay.to == To::Pod { POD } else { SESSION };
+        stage.says(upstream, "HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n");
+    }
+    let mut pod: Vec<u8> = stage.heard(POD).chars().map(|char| char as u8).collect();
+    let (mut session, client) = (stage.heard(SESSION), stage.client_heard());
+    if matches!(stage.exit, Some(Exit::Opaque(_) | Exit::NotHttp | Exit::Http2 | Exit::Closing)) {
+        pod.extend(stage.rest().up);
+        pod.extend(drain(&stage.client));
+    }
+    if client.contains("HTTP/1.1 400") {
+        // How much of a broken body had gone before it broke depends on how it came; whoever got it was cut off.
+        session.truncate(session.find("\r\n\r\n").unwrap_or(0));
+        let head = pod.windows(4).position(|window| window == b"\r\n\r\n").unwrap_or(0);
+        pod.truncate(head);
+    }
+    (pod, session, client)
+}
+
+#[test]
+fn any_damage_is_read_the_same_in_every_cut_and_loses_no_byte() {
+    let valid = [
+        "POST /a HTTP/1.1\r\nHost: a\r\nX-User: me\r\nTransfer-Encoding: chunked\r\n\r\n3;x\r\nabc\r\n0\r\nT: 1\r\n\r\n",
+        "POST /b HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n3;x\r\nabc\r\n0\r\nT: 1\r\n\r\n",
+        "GET /c HTTP/1.1\r\nHost: a\r\nX-User: me\r\nContent-Length: 0\r\n\r\nGET /d HTTP/1.1\r\n\r\n",
+        "PUT /e HTTP/1.0\r\nContent-Length: 3\r\nConnection: keep-alive\r\n\r\nabc",
+    ];
+    let odd = b"\r\n\0 \t:;,0159afxX\x7f\xff-+/\"";
+    let mut seed = 7u32;
+    let mut random = move |below: usize| {
+        seed = seed.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
+        (seed >> 8) as usize % below
+    };
+    for round in 0..20_000 {
+        let mut bytes = valid[round % valid.len()].as_bytes().to_vec();
+        for _ in 0..1 + random(2) {
+            let at = random(bytes.len());
+            match random(3) {
+                0 => bytes[at] = odd[random(odd.len())],
+                1 => bytes.insert(at, odd[random(odd.len())]),
+                _ => drop(bytes.remove(at)),
+            }
+        }
+        let refuse = round % 2 == 0;
+        let whole = outcome(&bytes, bytes.len(), refuse);
+        for cut in [1, 2, 1 + random(bytes.len())] {
+            assert_eq!(outcome(&bytes, cut, refuse), whole, "{} cut {cut}", bytes.escape_ascii());
+        }
+        let (pod, session, client) = whole;
+        if session.is_empty() && !client.contains("HTTP/1.1 400") {
+            assert_eq!(pod, bytes, "{}", bytes.escape_ascii());
         }
     }
 }
