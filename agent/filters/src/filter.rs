@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use crate::health::Health;
 use crate::instance::{Instance, Live, StartFailure};
-use crate::log::FilterLog;
+use crate::log::{FilterLog, LogSink};
 use crate::ticker::ticks;
 use crate::{FilterError, Module, abi};
 
@@ -77,7 +77,7 @@ impl Filter {
     }
 }
 
-pub(crate) fn configure(module: &Module, config: &[u8], limits: Limits) -> Result<Filter, FilterError> {
+pub(crate) fn configure(module: &Module, config: &[u8], limits: Limits, log: LogSink) -> Result<Filter, FilterError> {
     let name = || module.name().to_owned();
     if config.len() > abi::limit::CONFIG {
         return Err(FilterError::ConfigTooLarge { name: name(), size: config.len(), limit: abi::limit::CONFIG });
@@ -90,7 +90,7 @@ pub(crate) fn configure(module: &Module, config: &[u8], limits: Limits) -> Resul
     let inner = Arc::new(Configured {
         module: module.clone(),
         config: config.into(),
-        log: FilterLog::new(module.name(), engine.log.clone()),
+        log: FilterLog::new(module.name(), log),
         health: Health::new(limits.faults_in_a_row, limits.rest),
         call_ticks: ticks(limits.call),
         limits,

@@ -11,14 +11,11 @@ use std::sync::Arc;
 use wasmtime::{Store, TypedFunc, UpdateDeadline};
 
 use crate::abi::{export, verdict};
+use crate::deadline::Deadline;
 use crate::error::{HostFault, explain};
 use crate::filter::Configured;
 use crate::state::{Hook, State};
 use crate::{Decision, Edit, Fault, FaultKind, LocalResponse, RequestParts, ResponseDecision, ResponseParts, Verdict};
-
-/// Ticks by which a deadline is put off, once: a thread that was off the processor when its time ran out gets to
-/// finish, a loop does not. Part of the limit, not on top of it.
-const GRACE: u64 = 2;
 
 /// One instance of a filter, for one thread and subscription. Requests may be interleaved: what must be known again at
 /// the response travels in the token.
@@ -128,8 +125,7 @@ impl Live {
         let mut store = Store::new(&filter.module.engine().inner.wasmtime, State::new(filter.clone()));
         store.limiter(|state| &mut state.limiter);
         store.epoch_deadline_callback(|mut context| {
-            let used = std::mem::replace(&mut context.data_mut().grace_used, true);
-            Ok(if used { UpdateDeadline::Interrupt } else { UpdateDeadline::Continue(GRACE) })
+            Ok(if context.data_mut().deadline.is_over() { UpdateDeadline::Interrupt } else { UpdateDeadline::Continue(1) })
         });
         arm(&mut store, filter, ticks);
         match instantiate(&mut store, filter) {
@@ -177,8 +173,9 @@ impl Live {
 
 /// Starts the clock for what runs next.
 fn arm(store: &mut Store<State>, filter: &Configured, ticks: u64) {
-    store.data_mut().grace_used = false;
-    store.set_epoch_deadline(ticks.saturating_sub(GRACE).max(1));
+    let deadline = Deadline::new(ticks);
+    store.set_epoch_deadline(deadline.first_look());
+    store.data_mut().deadline = deadline;
     filter.module.engine().inner.ticker.call_starts();
 }
 

@@ -12,6 +12,7 @@
 #![deny(unsafe_code)]
 
 mod cache;
+mod deadline;
 mod engine;
 mod error;
 mod filter;

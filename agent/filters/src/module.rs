@@ -6,6 +6,7 @@ use wasmtime::{ExternType, FuncType, ValType};
 
 use crate::engine::Engine;
 use crate::filter::{self, Filter, Limits};
+use crate::log::LogSink;
 use crate::state::State;
 use crate::{FilterError, abi};
 
@@ -50,7 +51,15 @@ impl Module {
     /// # Errors
     /// [`FilterError::ConfigRefused`] in the filter's own words, [`FilterError::Start`] if it fails.
     pub fn configure(&self, config: &[u8], limits: Limits) -> Result<Filter, FilterError> {
-        filter::configure(self, config, limits)
+        self.configure_with_log(config, limits, self.engine().inner.log.clone())
+    }
+
+    /// As [`Module::configure`], for a filter whose log lines go to `log` and not to the engine's sink.
+    ///
+    /// # Errors
+    /// As [`Module::configure`].
+    pub fn configure_with_log(&self, config: &[u8], limits: Limits, log: LogSink) -> Result<Filter, FilterError> {
+        filter::configure(self, config, limits, log)
     }
 
     pub(crate) fn engine(&self) -> &Engine {

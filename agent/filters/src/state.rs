@@ -9,6 +9,7 @@ use std::sync::Arc;
 
 use wasmtime::{Memory, ResourceLimiter};
 
+use crate::deadline::Deadline;
 use crate::filter::Configured;
 use crate::{Edit, Field, LogLevel, RequestParts, ResponseParts, Version};
 
@@ -28,14 +29,21 @@ pub(crate) struct State {
     pub(crate) head: Head,
     pub(crate) said: Said,
     pub(crate) limiter: Limiter,
-    /// The deadline was put off once already.
-    pub(crate) grace_used: bool,
+    pub(crate) deadline: Deadline,
 }
 
 impl State {
     pub(crate) fn new(filter: Arc<Configured>) -> Self {
         let limiter = Limiter { memory: filter.limits.memory, table_elements: filter.limits.table_elements, refused: false };
-        State { filter, memory: None, hook: Hook::Configure, head: Head::default(), said: Said::default(), limiter, grace_used: false }
+        State {
+            filter,
+            memory: None,
+            hook: Hook::Configure,
+            head: Head::default(),
+            said: Said::default(),
+            limiter,
+            deadline: Deadline::default(),
+        }
     }
 
     pub(crate) fn begin(&mut self, hook: Hook) {

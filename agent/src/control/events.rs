@@ -4,7 +4,7 @@ use std::{
     convert::Infallible,
     pin::Pin,
     rc::Rc,
-    task::{Context, Poll},
+    task::{Context, Poll, ready},
 };
 
 use bytes::Bytes;
@@ -22,6 +22,8 @@ pub enum Reply {
 
 /// A live session.
 pub struct Events {
+    /// The first line.
+    pub opened: Option<Event>,
     /// workers, control --Event--> session's user
     pub lines: mpsc::Receiver<Event>,
     #[expect(dead_code, reason = "its drop ends the session")]
@@ -48,11 +50,17 @@ impl Body for Reply {
     fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Infallible>>> {
         match &mut *self {
             Reply::Bytes(bytes) => Poll::Ready(bytes.take().map(|bytes| Ok(Frame::data(bytes)))),
-            Reply::Events(events) => events.lines.poll_recv(cx).map(|event| {
-                let mut line = serde_json::to_vec(&event?).ok()?;
-                line.push(b'\n');
-                Some(Ok(Frame::data(line.into())))
-            }),
+            Reply::Events(events) => {
+                let event = match events.opened.take() {
+                    Some(opened) => Some(opened),
+                    None => ready!(events.lines.poll_recv(cx)),
+                };
+                let line = event.and_then(|event| serde_json::to_vec(&event).ok()).map(|mut line| {
+                    line.push(b'\n');
+                    Ok(Frame::data(line.into()))
+                });
+                Poll::Ready(line)
+            }
         }
     }
 }

@@ -4,13 +4,14 @@ use std::{
     cell::{Cell, RefCell},
     collections::{BTreeSet, HashMap},
     rc::Rc,
+    sync::Arc,
     time::Duration,
 };
 
 use bytes::Bytes;
 use http_body_util::{BodyExt, Limited};
 use hyper::{Method, Request, Response, StatusCode, body::Incoming};
-use mirrord_filters::{Filter, Limits, Module};
+use mirrord_filters::{Filter, Limits, LogLevel, LogSink, Module};
 use mirrord_protocol::{
     control::{self, ErrorReply, Event, FilterReply, Level, SessionRequest},
     deliver::token_to_hex,
@@ -103,21 +104,21 @@ impl Connection {
         if self.session.get().is_some() {
             return Err(refused(StatusCode::CONFLICT, "this connection has a session already", "open another connection"));
         }
-        let filters = self.chain(&request).await?;
+        let (notices, lines) = mpsc::channel(EVENT_ROOM);
+        let filters = self.chain(&request, &notices).await?;
         let id =
             self.app.sessions.borrow_mut().new_id().map_err(|error| refused(StatusCode::TOO_MANY_REQUESTS, error, "end one of them"))?;
         let token = random_token().map_err(|error| refused(StatusCode::INTERNAL_SERVER_ERROR, error, ""))?;
-        let (notices, lines) = mpsc::channel(EVENT_ROOM);
-        let _ = notices.try_send(Event::Opened { id, token: token_to_hex(&token), workers: self.app.worker_count() });
+        let opened = Event::Opened { id, token: token_to_hex(&token), workers: self.app.worker_count() };
         let spec = SessionSpec { id, mode: request.mode, ambiguous: request.ambiguous, filters, notices };
         let (owner, priority) = (request.owner, request.priority);
         self.app.open_session(Session { spec, owner, priority, token, ports: BTreeSet::new(), linked: watch::Sender::default() });
         self.session.set(Some(id));
-        Ok(Reply::Events(Events { lines, ends: EndSession { app: self.app.clone(), id } }))
+        Ok(Reply::Events(Events { opened: Some(opened), lines, ends: EndSession { app: self.app.clone(), id } }))
     }
 
     /// Configures the chain's filters; each that refuses its configuration says so in its own words.
-    async fn chain(&self, request: &SessionRequest) -> Result<Vec<Filter>, Failure> {
+    async fn chain(&self, request: &SessionRequest, notices: &mpsc::Sender<Event>) -> Result<Vec<Filter>, Failure> {
         if request.chain.len() > MAX_CHAIN {
             return Err(refused(StatusCode::BAD_REQUEST, format!("more than {MAX_CHAIN} filters"), "use fewer filters in one session"));
         }
@@ -130,7 +131,9 @@ impl Connection {
             let module = self.modules.borrow().get(&link.sha256).cloned();
             let module = module.ok_or_else(|| refused(StatusCode::BAD_REQUEST, format!("no filter {} was uploaded", link.sha256), ""))?;
             let config = link.config.clone();
-            let configured = tokio::task::spawn_blocking(move || module.configure(config.as_bytes(), Limits::default())).await;
+            let log = to_session(notices.clone());
+            let configured =
+                tokio::task::spawn_blocking(move || module.configure_with_log(config.as_bytes(), Limits::default(), log)).await;
             filters.push(
                 configured
                     .map_err(|_| refused(StatusCode::INTERNAL_SERVER_ERROR, "a filter could not be configured", "report this filter"))?
@@ -182,6 +185,18 @@ impl Connection {
             _ => Err(refused(StatusCode::CONFLICT, "the session has not dialled its delivery connections", "use matching versions")),
         }
     }
+}
+
+/// A filter's log lines go to the user whose filter it is, and to nobody else: they may hold what the filter has seen.
+fn to_session(notices: mpsc::Sender<Event>) -> LogSink {
+    Arc::new(move |filter, level, line| {
+        let level = match level {
+            LogLevel::Error => Level::Error,
+            LogLevel::Warn => Level::Warn,
+            LogLevel::Info | LogLevel::Debug => Level::Info,
+        };
+        let _ = notices.try_send(Event::Notice { level, message: format!("{filter}: {line}") });
+    })
 }
 
 async fn body(request: Request<Incoming>, limit: usize) -> Result<Bytes, Failure> {
