@@ -11,7 +11,10 @@ use std::{
     os::unix::process::CommandExt,
     path::{Path, PathBuf},
     process::{Child, Command, Stdio},
-    sync::{mpsc, Arc, Mutex, OnceLock},
+    sync::{
+        atomic::{AtomicU16, Ordering},
+        mpsc, Arc, Mutex, OnceLock,
+    },
     thread,
     time::{Duration, Instant},
 };
@@ -64,8 +67,12 @@ pub fn c_server() -> &'static Path {
     path
 }
 
+/// A port that nobody has, below those that the kernel gives to clients, and no other test of this process gets.
 pub fn free_port() -> u16 {
-    std::net::TcpListener::bind("0.0.0.0:0").unwrap().local_addr().unwrap().port()
+    static NEXT: AtomicU16 = AtomicU16::new(0);
+    let offset = (std::process::id() % 100 * 100) as u16;
+    let candidates = std::iter::repeat_with(|| 20_000 + (offset + NEXT.fetch_add(1, Ordering::Relaxed)) % 12_000);
+    candidates.take(12_000).find(|port| std::net::TcpListener::bind(("::", *port)).is_ok()).unwrap()
 }
 
 /// A session without an agent: it notes which ports are open.
