@@ -47,7 +47,8 @@ fn a_guest_that_does_not_return_is_stopped_within_15_ms() {
             assert_eq!(fault.filter, name);
         });
         assert!(elapsed < Duration::from_millis(15), "{name}: {elapsed:?}");
-        assert!(elapsed > Duration::from_millis(5), "{name}: {elapsed:?} is less than a filter was promised");
+        // Half of the limit, less the part of a tick that was over when the call began.
+        assert!(elapsed > Duration::from_millis(3), "{name}: {elapsed:?} is less than a filter was promised");
     }
 }
 
