@@ -21,7 +21,11 @@ use tokio::{
     net::{TcpSocket, TcpStream, UnixStream},
 };
 
-use crate::{agent::dial, layers::{OriginGuard, Registry}, settings::PortMap};
+use crate::{
+    agent::dial,
+    layers::{OriginGuard, Registry},
+    settings::PortMap,
+};
 
 /// How long the program's listener may take to accept; it is on this machine.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(3);
@@ -55,7 +59,7 @@ impl Program {
     /// Connects to the program in the name of the flow's client; the guard keeps that name as long as the connection lives.
     async fn connect(&self, flow: Flow) -> io::Result<(TcpStream, OriginGuard)> {
         let port = self.local_port(flow.port);
-        let bound = port.and_then(|port| self.registry.bound(port));
+        let bound = port.and_then(|port| self.registry.bound_for(port, flow.origin.client.ip()));
         let bound = bound.ok_or_else(|| io::Error::new(io::ErrorKind::ConnectionRefused, "the program does not listen on that port"))?;
         let (socket, any) = match bound {
             SocketAddr::V4(_) => (TcpSocket::new_v4()?, SocketAddr::from((Ipv4Addr::LOCALHOST, 0))),

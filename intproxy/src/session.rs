@@ -85,7 +85,8 @@ impl Session {
         let mut deliveries = JoinSet::new();
         for worker in 0..workers {
             let server = delivery::connect(&settings.agent, token, worker).await;
-            let server = server.map_err(|error| failure(format!("cannot take deliveries from the agent: {error}"), "run the command again"))?;
+            let server =
+                server.map_err(|error| failure(format!("cannot take deliveries from the agent: {error}"), "run the command again"))?;
             deliveries.spawn_local(delivery::serve(server, program.clone()));
         }
         Ok(Self { agent, events, program, layers, deliveries })
