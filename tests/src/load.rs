@@ -171,8 +171,8 @@ struct Other {
 impl Other {
     fn run(&mut self) {
         let mut count = 0;
-        // Kept connections live for a few hundred requests: some are older than a session, some younger, some outlive it.
-        let (kept, pause) = if self.number.is_multiple_of(2) { (40 + 37 * (self.number as u64 % 13), 5) } else { (1, 20) };
+        // Kept connections live for five to ninety requests: some are older than a session, some younger, some outlive it.
+        let (kept, pause) = if self.number.is_multiple_of(2) { (5 + 7 * (self.number as u64 % 13), 5) } else { (1, 20) };
         while !self.over.load(Ordering::Relaxed) {
             let connected = self.began.elapsed();
             let mut start = Instant::now();

@@ -313,6 +313,7 @@ http {
         listen [::]:80 backlog=4096;
         listen 8080;
         listen [::]:8080;
+        listen unix:PREFIX/plain.sock;
         location / { return 200 "pod $request_method $uri\n"; }
         location /client { return 200 "pod $remote_addr $server_addr $server_port\n"; }
         location /files/ { alias PREFIX/files/; }
@@ -321,7 +322,8 @@ http {
         listen 8082 http2;
         listen [::]:8082 http2;
         http2_max_concurrent_streams 1000;
-        location / { return 200 "pod $request_method $uri\n"; }
+        # By way of another server, so that bodies are read to their end before the answer.
+        location / { proxy_pass http://unix:PREFIX/plain.sock; }
     }
 }
 "#;

@@ -117,13 +117,14 @@ fn accept(listener: &TcpListener, shared: &Arc<Mutex<Shared>>) {
         drop(held);
         let shared = Arc::clone(shared);
         thread::spawn(move || {
-            let end = serve(stream, index, &script, &shared);
+            let end = serve(&stream, index, &script, &shared);
+            let _ = stream.shutdown(Shutdown::Both);
             with(&shared, index, |recorded| recorded.end = end);
         });
     }
 }
 
-fn serve(mut stream: TcpStream, index: usize, script: &[Step], shared: &Mutex<Shared>) -> &'static str {
+fn serve(mut stream: &TcpStream, index: usize, script: &[Step], shared: &Mutex<Shared>) -> &'static str {
     let _ = stream.set_nodelay(true);
     let mut buffer = vec![0; 64 << 10];
     let (mut count, mut steps) = (0, script.iter().peekable());

@@ -1,10 +1,6 @@
 //! The few kernel calls that std lacks; the only unsafe code of the harness.
 
-use std::{
-    fs::File,
-    io,
-    os::fd::{AsRawFd, BorrowedFd},
-};
+use std::{fs::File, io, os::fd::AsRawFd};
 
 fn checked(result: libc::c_int) -> io::Result<()> {
     if result == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
@@ -31,12 +27,4 @@ pub(crate) fn kill(pid: u32, signal: i32) -> io::Result<()> {
 pub(crate) fn flock(file: &File, operation: i32) -> io::Result<()> {
     // SAFETY: the descriptor is open for the whole call.
     checked(unsafe { libc::flock(file.as_raw_fd(), operation) })
-}
-
-/// Bytes written to a TCP socket that the other side has not acknowledged.
-pub(crate) fn unacknowledged(socket: BorrowedFd<'_>) -> io::Result<usize> {
-    let mut bytes: libc::c_int = 0;
-    // SAFETY: TIOCOUTQ writes one int, to a live local.
-    checked(unsafe { libc::ioctl(socket.as_raw_fd(), libc::TIOCOUTQ, &raw mut bytes) })?;
-    Ok(bytes as usize)
 }

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use mirrord_tests::{Exec, Others, Pod, Probe, Program, Session, eventually, pod::WEB, probe::recovery, session::ME, state};
 
 /// Requests of others that each stage lasts for.
-const STAGE: u64 = 3000;
+const STAGE: u64 = 4000;
 
 #[test]
 fn a_session_that_starts_works_and_ends_disturbs_nobody() {
