@@ -3,9 +3,21 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "test code")]
 
-use std::time::{Duration, Instant};
+use std::{
+    io::{Read, Write},
+    thread,
+    time::{Duration, Instant},
+};
 
-use mirrord_tests::{Exec, Others, Pod, Probe, Program, Session, eventually, pod::WEB, probe::recovery, session::ME, state};
+use mirrord_tests::{
+    Exec, Others, Pod, Probe, Program, Session, eventually,
+    http::{get, read_head},
+    http2,
+    pod::{WEB, WEB_H2},
+    probe::recovery,
+    session::ME,
+    state,
+};
 
 /// Requests of others that each stage lasts for.
 const STAGE: u64 = 4000;
@@ -16,7 +28,9 @@ fn a_session_that_starts_works_and_ends_disturbs_nobody() {
     let others = Others::load(&pod);
     let session = Exec::steal_mine(&pod).run(&Program::python("one", &[WEB]));
     assert_eq!(pod.get("/").with(ME).send().who(), "program one");
+    let before = pod.agent().ticks();
     others.wait_for(STAGE);
+    assert!(pod.agent().ticks() > before, "others' requests do go by the agent");
     assert!(session.end().code().is_some());
     others.wait_for(STAGE);
     others.stop().assert_undisturbed(2 * STAGE);
@@ -66,6 +80,90 @@ fn nobody_notices_the_death_of(kill: impl Fn(&Session<'_>)) {
     others.wait_for(STAGE);
     others.stop().assert_undisturbed(2 * STAGE);
     drop((mine, session));
+    pod.assert_pristine();
+}
+
+#[test]
+fn a_session_whose_machine_stands_still_disturbs_nobody() {
+    let pod = Pod::alone();
+    let session = Exec::steal_mine(&pod).run(&Program::c("one", &[WEB]));
+    assert_eq!(pod.get("/").with(ME).send().who(), "program one");
+    let others = Others::load(&pod);
+    others.wait_for(STAGE / 2);
+    // A laptop that is closed while it takes uploads: nothing of it answers, nothing of it says so.
+    let (intproxy, program) = (session.intproxy(), session.program());
+    [intproxy, program].iter().for_each(|process| process.signal(libc::SIGSTOP));
+    let mut uploads: Vec<_> = (0..8).map(|_| pod.connect(WEB)).collect();
+    for client in &mut uploads {
+        client.send(b"POST /stuck HTTP/1.1\r\nHost: pod\r\nx-user: me\r\nContent-Length: 100000000\r\n\r\n");
+        client.socket().set_nonblocking(true).unwrap();
+        // As much as anybody takes.
+        let mut socket = client.socket();
+        while socket.write(&[b'u'; 65536]).is_ok() {}
+    }
+    others.wait_for(STAGE);
+    others.stop().assert_undisturbed(STAGE);
+    [intproxy, program].iter().for_each(|process| process.signal(libc::SIGCONT));
+    drop(uploads);
+    session.end();
+    pod.assert_pristine();
+}
+
+#[test]
+fn long_transfers_of_others_outlive_the_session_in_which_they_began() {
+    const SIZE: u64 = 64 << 20;
+    let pod = Pod::alone();
+    pod.add_file("long", SIZE);
+    let session = Exec::steal_mine(&pod).run(&Program::c("one", &[WEB]));
+    let mut down = pod.connect(WEB);
+    down.send(&get("/files/long", &[]));
+    assert_eq!(read_head(down.reader()).unwrap().header("content-length").unwrap(), SIZE.to_string());
+    let mut up = pod.connect(WEB);
+    up.send(format!("POST /up HTTP/1.1\r\nHost: pod\r\nContent-Length: {SIZE}\r\n\r\n").as_bytes());
+    up.send(&vec![b'u'; SIZE as usize / 2]);
+    let mut first = vec![0; SIZE as usize / 4];
+    down.reader().read_exact(&mut first).unwrap();
+
+    session.end();
+    eventually("the redirect has gone", || (!pod.redirects(WEB)).then_some(()));
+    assert_eq!(pod.get("/new").with(ME).send().who(), "pod");
+    up.send(&vec![b'u'; SIZE as usize / 2]);
+    assert_eq!(up.response().who(), "pod");
+    let mut rest = vec![0; (SIZE - SIZE / 4) as usize];
+    down.reader().read_exact(&mut rest).unwrap();
+    // And the connections are good for more.
+    assert_eq!([down.get("/more", &[ME]).who(), up.get("/more", &[ME]).who()], ["pod", "pod"]);
+    drop((down, up));
+    pod.assert_pristine();
+}
+
+#[test]
+fn long_connections_of_http2_are_not_disturbed_either() {
+    let pod = Pod::alone();
+    let h2load = |requests: u32| {
+        let url = format!("http://{}/others", pod.address(WEB_H2));
+        let text = pod.clients.sh(&format!("h2load -n {requests} -c 16 -m 8 {url}"));
+        let line = text.lines().find(|line| line.starts_with("requests:")).unwrap_or_default().to_owned();
+        assert!(line.contains(&format!(" {requests} succeeded, 0 failed, 0 errored, 0 timeout")), "{text}");
+    };
+    thread::scope(|scope| {
+        // Long enough for all that follows.
+        let before = scope.spawn(|| h2load(60_000));
+        let session = Exec::steal_mine(&pod).run(&Program::node_http2("one", &[WEB_H2]));
+        let during = scope.spawn(|| h2load(60_000));
+        let mine = |who: &str| {
+            let request = http2::Request { method: "GET", path: "/".into(), mine: true, body: Vec::new() };
+            let answer = http2::exchange(&pod.clients, pod.address(WEB_H2), vec![request]).remove(0).unwrap();
+            assert!(answer.text.starts_with(who), "{}", answer.text);
+        };
+        (0..20).for_each(|_| mine("program one"));
+        session.intproxy().kill();
+        drop(session);
+        mine("pod");
+        println!("load still running after the kill: {} {}", !before.is_finished(), !during.is_finished());
+        before.join().unwrap();
+        during.join().unwrap();
+    });
     pod.assert_pristine();
 }
 

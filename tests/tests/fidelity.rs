@@ -5,7 +5,11 @@
 
 mod corpus;
 
-use std::{collections::BTreeSet, thread, time::Duration};
+use std::{
+    collections::BTreeSet,
+    thread,
+    time::{Duration, Instant},
+};
 
 use corpus::Case;
 use mirrord_tests::{
@@ -59,6 +63,67 @@ fn megabytes_pass_untouched() {
         }
     }
     assert_not_reached(&session);
+}
+
+#[test]
+fn what_is_no_http_passes_untouched_and_a_server_that_speaks_first_need_not_wait() {
+    let pod = Pod::new();
+    let recorder = Recorder::new(&pod.inside, PORT);
+    let session = Exec::steal_mine(&pod).run(&Program::raw("one", &[PORT]));
+    let step = |after, answer: &[u8]| Step { after, answer: answer.to_vec(), pieces: Pieces::Whole, close: false };
+    let mut slowest = Duration::ZERO;
+    for pieces in Pieces::ALL {
+        recorder.play(vec![step(0, b"220 welcome\r\n"), step(6, b"250 hello\r\n"), step(20, b"\0\xff")]);
+        let start = Instant::now();
+        let mut client = pod.connect(PORT);
+        assert_eq!(client.read_up_to(13, QUIET), b"220 welcome\r\n");
+        slowest = slowest.max(start.elapsed());
+        client.send_in(b"EHLO\r\n", pieces);
+        assert_eq!(client.read_up_to(11, QUIET), b"250 hello\r\n");
+        client.send_in(b"GET / HTTP/1.", pieces);
+        client.send_in(b"1", pieces);
+        assert_eq!(client.read_up_to(2, QUIET), b"\0\xff");
+        client.finish();
+        assert_eq!(recorder.finished()[0].bytes, b"EHLO\r\nGET / HTTP/1.1");
+    }
+    assert!(slowest < Duration::from_millis(400), "a server that speaks first was kept waiting for {slowest:?}");
+    assert_not_reached(&session);
+}
+
+#[test]
+fn a_client_that_says_it_will_send_no_more_is_answered() {
+    let pod = Pod::new();
+    let recorder = Recorder::new(&pod.inside, PORT);
+    let request = get("/half", &[]);
+    let bare = half_closed(&pod, &recorder, &request);
+    let session = Exec::steal_mine(&pod).run(&Program::raw("one", &[PORT]));
+    assert_eq!(half_closed(&pod, &recorder, &request), bare);
+    assert_eq!(bare.0, ANSWER);
+    assert_not_reached(&session);
+}
+
+fn half_closed(pod: &Pod, recorder: &Recorder, request: &[u8]) -> (Vec<u8>, Vec<Recorded>) {
+    // The answer's last part comes when the end of the request has been seen for long.
+    recorder.play(vec![Step { after: request.len(), answer: ANSWER.to_vec(), pieces: Pieces::Bytes, close: false }]);
+    let mut client = pod.connect(PORT);
+    client.send(request);
+    client.finish();
+    (client.ending(QUIET).0, recorder.finished())
+}
+
+#[test]
+fn a_head_that_comes_too_slowly_is_the_pods_even_if_it_is_mine() {
+    let pod = Pod::new();
+    let session = Exec::steal_mine(&pod).run(&Program::python("one", &[WEB]));
+    let mut client = pod.connect(WEB);
+    client.send(b"GET /slow HTTP/1.1\r\nHost: pod\r\n");
+    // Longer than the gateway waits for a head (5 s); shorter than nginx does (60 s).
+    assert_eq!(client.ending(Duration::from_millis(5500)), (Vec::new(), "open"));
+    client.send(b"x-user: me\r\n\r\n");
+    assert_eq!(client.response().who(), "pod");
+    assert_eq!(client.get("/behind", &[ME]).who(), "pod", "what follows on that connection is the pod's too");
+    assert!(session.seen().is_empty());
+    assert_eq!(pod.get("/").with(ME).send().who(), "program one");
 }
 
 #[test]
@@ -231,7 +296,7 @@ fn answers_of_nginx(pod: &Pod, bytes: &[u8]) -> BTreeSet<String> {
         for cut in cuts {
             let (piece, behind) = rest.split_at((cut - from).min(rest.len()));
             let _ = client.try_send(piece, Pieces::Whole);
-            thread::sleep(Duration::from_millis(3));
+            thread::sleep(Duration::from_millis(30));
             (from, rest) = (*cut, behind);
         }
         let _ = client.try_send(rest, Pieces::Whole);

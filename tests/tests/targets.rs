@@ -2,7 +2,7 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "test code")]
 
-use std::{fs, path::PathBuf};
+use std::{fs, path::PathBuf, thread};
 
 use mirrord_tests::{
     Exec, Others, Pod, Program, eventually,
@@ -123,6 +123,35 @@ fn a_stealing_and_a_mirroring_session_beside_each_other() {
     assert_eq!(pod.get("/").with(ME).send().who(), "program thief");
     assert!(copy.seen().iter().all(|seen| seen.path == "/probe"));
     assert!(thief.seen().iter().all(|seen| seen.path == "/"));
+}
+
+#[test]
+fn sessions_that_start_at_once_share_one_agent_and_the_last_takes_it_along() {
+    let pod = Pod::alone();
+    for round in 0..3 {
+        thread::scope(|scope| {
+            let started: Vec<_> = (0..4)
+                .map(|number| {
+                    let pod = &pod;
+                    scope.spawn(move || {
+                        let config = format!(r#"{{"name":"x-user","value":"{number}"}}"#);
+                        Exec::steal(pod).filter("header", &config).run(&Program::c(&format!("s{round}{number}"), &[WEB]))
+                    })
+                })
+                .collect();
+            let sessions: Vec<_> = started.into_iter().map(|thread| thread.join().unwrap()).collect();
+            pod.agent();
+            for (number, session) in sessions.iter().enumerate() {
+                let header = format!("x-user: {number}");
+                let who = format!("program {}", session.name);
+                eventually("each gets its own", || (pod.get("/").with(&header).send().who() == who).then_some(()));
+            }
+            let ended: Vec<_> = sessions.into_iter().map(|session| scope.spawn(move || session.end())).collect();
+            assert!(ended.into_iter().all(|thread| thread.join().is_ok()));
+        });
+        assert_eq!(pod.get("/").with("x-user: 0").send().who(), "pod");
+    }
+    pod.assert_pristine();
 }
 
 #[test]
