@@ -1,0 +1,12 @@
+//! The plain data of `agent/filters`, for the gateway's modules that the fuzz targets mount.
+
+#![forbid(unsafe_code)]
+
+#[path = "../../../agent/filters/src/message.rs"]
+mod message;
+
+pub use message::{Decision, Edit, Field, LocalResponse, RequestParts, ResponseDecision, ResponseParts, Verdict, Version};
+
+/// Stands for the real one, which knows the Wasm engine.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Fault;

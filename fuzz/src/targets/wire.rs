@@ -1,0 +1,48 @@
+//! The look at the first frame of an upstream that should speak HTTP/2.
+
+use std::{
+    pin::Pin,
+    task::{Context, Poll, Waker},
+};
+
+use tokio::io::{AsyncRead, ReadBuf};
+
+use super::{choices, cut, memory::Stream};
+use crate::gateway;
+
+/// What is read is the same however it is cut, and no byte is lost on the way to h2.
+pub fn greeting_of(data: &[u8], seed: u8) -> (Option<[Option<u32>; 3]>, Vec<u8>) {
+    let stream = Stream::default();
+    cut(data, seed).into_iter().for_each(|piece| stream.say(piece));
+    stream.end();
+    let (mut greeted, mut told) = gateway::greeting(stream.clone());
+    let mut cx = Context::from_waker(Waker::noop());
+    let mut passed = Vec::new();
+    loop {
+        let mut buffer = [0; 50];
+        let mut buffer = ReadBuf::new(&mut buffer);
+        match Pin::new(&mut greeted).poll_read(&mut cx, &mut buffer) {
+            Poll::Ready(Ok(())) if !buffer.filled().is_empty() => passed.extend_from_slice(buffer.filled()),
+            Poll::Ready(_) => break,
+            Poll::Pending => panic!("waits for a stream that has ended"),
+        }
+    }
+    let (settings, seen) = told().expect("a greeting is told");
+    // What is no HTTP/2 is given back with the stream.
+    let mut all = seen.unwrap_or_default();
+    all.extend(passed);
+    all.extend(stream.unread());
+    (settings, all)
+}
+
+pub fn greeting(data: &[u8]) {
+    let ([seed], data) = choices(data);
+    let whole = greeting_of(data, 0);
+    assert_eq!(whole.1, data, "bytes were lost");
+    for seed in [1, seed.max(2)] {
+        assert_eq!(greeting_of(data, seed), whole, "cut by {seed}");
+    }
+    if whole.0.is_some() {
+        assert!(data.len() >= 9 && data[3] == 4 && data[4] & 1 == 0);
+    }
+}
