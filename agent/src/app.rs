@@ -8,7 +8,7 @@ use std::{
     os::unix::fs::{DirBuilderExt, PermissionsExt},
     path::{Path, PathBuf},
     rc::Rc,
-    sync::{Arc, Mutex, atomic::Ordering::Relaxed},
+    sync::{Arc, Mutex},
     time::Duration,
 };
 
@@ -22,11 +22,12 @@ use tokio::{
 };
 
 use crate::{
+    admin::Admin,
     control,
     counters::Counters,
     gateway::steer::SessionId,
     netns::NetNs,
-    redirect::{Options, RedirectError, Redirector},
+    redirect::{Options, RedirectError, Redirector, Status},
     sessions::{Session, Sessions},
     settings::Settings,
     socket,
@@ -44,7 +45,10 @@ pub struct App {
     pub engine: Engine,
     pub sessions: RefCell<Sessions>,
     workers: Vec<Handle>,
-    counters: Arc<Counters>,
+    /// One for each worker.
+    counters: Vec<Arc<Counters>>,
+    pub admin: Admin,
+    netns_inode: u64,
     redirector: Arc<Mutex<Option<Redirector>>>,
     /// Held while tables and rules are brought into line with the sessions, so that changes do not overtake each other.
     changing: tokio::sync::Mutex<()>,
@@ -53,6 +57,7 @@ pub struct App {
     /// Open control connections.
     callers: Cell<usize>,
     any_session_yet: Cell<bool>,
+    draining: Cell<bool>,
     listener: UnixListener,
 }
 
@@ -69,9 +74,9 @@ impl App {
         let listener = bind(&settings.socket)?;
         let engine = EngineSettings { cache_dir: settings.cache_folder(), ..EngineSettings::default() };
         let engine = Engine::new(engine).map_err(|error| failure(error, ""))?;
-        let counters = Arc::new(Counters::default());
 
         let count = settings.workers();
+        let counters: Vec<_> = (0..count).map(|_| Arc::new(Counters::default())).collect();
         let opened = netns.spawn("open", move || open_listeners(count)).map_err(|error| failure(error, ""))?.join();
         let listeners = match opened {
             Ok(Some(listeners)) => listeners.map_err(|error| failure(format!("cannot listen in the target: {error}"), ""))?,
@@ -85,8 +90,8 @@ impl App {
         };
         let redirector = Redirector::start(&netns, port, options).map_err(|error| failure(error, ""))?;
         let pod = redirector.pod_connector();
-        let start = |(index, listeners)| worker::start(index, &netns, listeners, pod, counters.clone());
-        let workers: Result<Vec<_>, _> = (0..count).zip(listeners).map(start).collect();
+        let start = |((index, listeners), counters): (_, &Arc<Counters>)| worker::start(index, &netns, listeners, pod, counters.clone());
+        let workers: Result<Vec<_>, _> = (0..count).zip(listeners).zip(&counters).map(start).collect();
         let workers = workers.map_err(|error| failure(error, ""))?;
         tracing::info!(netns = %settings.netns.display(), workers = count, gateway_port = port, "the agent is ready");
 
@@ -95,12 +100,15 @@ impl App {
             engine,
             sessions: RefCell::default(),
             workers,
+            admin: Admin::new(counters.clone()),
             counters,
+            netns_inode: netns.inode(),
             redirector: Arc::new(Mutex::new(Some(redirector))),
             changing: tokio::sync::Mutex::default(),
             changed: Notify::new(),
             callers: Cell::new(0),
             any_session_yet: Cell::new(false),
+            draining: Cell::new(false),
             listener,
         }))
     }
@@ -113,7 +121,12 @@ impl App {
             () = self.idle() => tracing::info!("the last session has gone and its connections have drained"),
             _ = terminate.recv() => {
                 tracing::info!("SIGTERM: the pod gets its traffic back");
-                self.dismiss("the agent was told to stop").await;
+                self.draining.set(true);
+                // Whoever asks whether we are ready gets an answer to the end.
+                tokio::select! {
+                    () = self.clone().accept() => {}
+                    () = self.dismiss("the agent was told to stop") => {}
+                }
             }
         }
         self.finish()
@@ -159,8 +172,8 @@ impl App {
 
     /// Whether no connection is on the gateway, nor in its backlog (which would be reset with the listeners).
     async fn is_drained(&self) -> bool {
-        let on_gateway = self.counters.open.load(Relaxed);
-        on_gateway == 0 && self.firewall(|redirector| redirector.in_flight()).await.is_ok_and(|in_flight| in_flight == 0)
+        let on_gateway = self.counters.iter().any(|counters| counters.open() > 0);
+        !on_gateway && self.firewall(|redirector| redirector.in_flight()).await.is_ok_and(|in_flight| in_flight == 0)
     }
 
     /// Asks the redirector, whose calls block, beside the control thread.
@@ -180,6 +193,26 @@ impl App {
     /// Number of workers, for the session's delivery connections.
     pub fn worker_count(&self) -> u16 {
         self.workers.len() as u16
+    }
+
+    /// Whether all workers' threads are there.
+    pub fn workers_run(&self) -> bool {
+        self.workers.iter().all(|worker| !worker.orders.is_closed())
+    }
+
+    /// The agent was told to stop.
+    pub fn is_draining(&self) -> bool {
+        self.draining.get()
+    }
+
+    /// Inode of the target's network namespace.
+    pub fn netns_inode(&self) -> u64 {
+        self.netns_inode
+    }
+
+    /// What is redirected; an error: nothing can be any more.
+    pub async fn redirect(&self) -> Result<Status, RedirectError> {
+        self.firewall(|redirector| redirector.status()).await
     }
 
     /// Adds a session to the registry and to all workers.

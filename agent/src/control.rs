@@ -14,7 +14,8 @@ use mirrord_protocol::{
 };
 use tokio::{io::AsyncReadExt, net::UnixStream};
 
-use crate::app::App;
+use crate::app::{App, Caller};
+pub(crate) use events::Reply;
 use service::Connection;
 
 /// Serves one connection of the control socket to its end.
@@ -27,7 +28,7 @@ pub async fn serve(app: Rc<App>, mut socket: UnixStream) {
                 tracing::warn!(%error, "a delivery connection was refused");
             }
         }
-        Ok(Ok(_)) => exchanges(app, socket, first).await,
+        Ok(Ok(_)) => return exchanges(app, socket, first, caller).await,
         // A caller that only looked whether we are here.
         Ok(Err(_)) => {}
         Err(_) => tracing::debug!("a control connection said nothing"),
@@ -48,11 +49,11 @@ async fn deliveries(app: &App, mut socket: UnixStream) -> io::Result<()> {
     Ok(())
 }
 
-async fn exchanges(app: Rc<App>, socket: UnixStream, first: [u8; MAGIC.len()]) {
+async fn exchanges(app: Rc<App>, socket: UnixStream, first: [u8; MAGIC.len()], caller: Caller) {
     let (prefix, rest) = (io::Cursor::new(first), socket);
     let (read, write) = rest.into_split();
     let io = TokioIo::new(tokio::io::join(prefix.chain(read), write));
-    let connection = Rc::new(Connection::new(app));
+    let connection = Rc::new(Connection::new(app, caller));
     let mut builder = hyper::server::conn::http2::Builder::new(LocalTasks);
     // A peer that has vanished without a word (a stopped machine) is noticed by pings.
     builder.timer(TokioTimer::new()).keep_alive_interval(std::time::Duration::from_secs(10)).max_concurrent_streams(256);

@@ -7,6 +7,7 @@
 //! intproxy ──/v1──► control ──► sessions ──► app ──► workers' tables, then redirect
 //! ```
 
+pub mod admin;
 pub mod app;
 pub mod control;
 pub mod counters;

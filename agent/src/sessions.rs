@@ -1,7 +1,10 @@
 //! The sessions of this agent and the ports that they subscribe: plain data on the control thread. What follows from it (the
 //! workers' tables, the redirect rules) is made by [`crate::app`] from [`Sessions::ports`].
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::{
+    collections::{BTreeMap, BTreeSet, HashMap},
+    time::SystemTime,
+};
 
 use mirrord_filters::Filter;
 use mirrord_protocol::{
@@ -31,6 +34,8 @@ pub struct Session {
     pub priority: i32,
     pub token: [u8; 16],
     pub ports: BTreeSet<u16>,
+    /// When it was opened.
+    pub since: SystemTime,
     /// Delivery connections that have shaken hands with their workers.
     pub linked: watch::Sender<BTreeSet<u16>>,
 }
@@ -130,7 +135,8 @@ mod tests {
         let id = sessions.new_id().unwrap();
         let owner = Owner { user: format!("user{id}"), host: "h".into(), pid: 1, command: "c".into() };
         let spec = SessionSpec { id, mode, ambiguous: Ambiguous::Pass, filters: Vec::new(), notices: mpsc::channel(1).0 };
-        sessions.insert(Session { spec, owner, priority, token: [id as u8; 16], ports: BTreeSet::new(), linked: watch::Sender::default() });
+        let (token, ports, since, linked) = ([id as u8; 16], BTreeSet::new(), SystemTime::UNIX_EPOCH, watch::Sender::default());
+        sessions.insert(Session { spec, owner, priority, token, ports, since, linked });
         id
     }
 

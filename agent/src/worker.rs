@@ -5,8 +5,10 @@
 //! control thread --Order--> worker        (tables, sessions, delivery connections; each is acknowledged)
 //! ```
 
+mod latency;
 mod table;
 mod thread;
 
+pub use latency::EVERY as MEASURED_EVERY;
 pub use table::Worker;
 pub use thread::{Handle, Order, StartError, start};

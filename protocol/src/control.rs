@@ -6,6 +6,11 @@
 //! | `POST /v1/session` | [`SessionRequest`] → [`Event`] lines | the session lives as long as this exchange; one for a connection |
 //! | `PUT /v1/subscriptions/PORT` | empty → empty | answered once the port's traffic reaches the gateway |
 //! | `DELETE /v1/subscriptions/PORT` | empty → empty | answered once new connections reach the pod alone |
+//! | `GET /v1/ready` | empty → empty or [`ErrorReply`] | 200: sessions are taken; 503: why not |
+//! | `GET /v1/state` | empty → [`State`] | the agent, its sessions, redirect and connections |
+//! | `GET /v1/metrics` | empty → OpenMetrics text | for Prometheus |
+//!
+//! Asking the last three does not keep an agent alive that nobody needs.
 //!
 //! A failure is a status ≥ 400 with an [`ErrorReply`].
 
@@ -21,6 +26,12 @@ pub const FILTERS: &str = "/v1/filters";
 pub const SESSION: &str = "/v1/session";
 /// Prefix of the subscription paths, followed by the port in decimal.
 pub const SUBSCRIPTIONS: &str = "/v1/subscriptions/";
+/// Path that tells whether the agent takes sessions.
+pub const READY: &str = "/v1/ready";
+/// Path of the agent's [`State`].
+pub const STATE: &str = "/v1/state";
+/// Path of the agent's counters.
+pub const METRICS: &str = "/v1/metrics";
 /// Request header that names an uploaded filter in logs and errors (its file name).
 pub const FILTER_NAME: &str = "mirrord-filter-name";
 
@@ -138,6 +149,81 @@ pub enum Level {
     Error,
 }
 
+/// The agent as an operator sees it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct State {
+    /// Version of the agent's program.
+    pub version: String,
+    /// The agent's process id in its own process namespace.
+    pub pid: u32,
+    /// Inode of the target's network namespace (`stat -L -c %i /proc/PID/ns/net`).
+    pub netns: u64,
+    /// Number of worker threads.
+    pub workers: u16,
+    /// Whether the agent gives the pod its traffic back and takes no more sessions.
+    pub draining: bool,
+    /// Clients' connections on the gateway.
+    pub connections: ConnectionsState,
+    /// What is redirected; absent once the redirect has been removed.
+    pub redirect: Option<RedirectState>,
+    /// By age.
+    pub sessions: Vec<SessionState>,
+}
+
+/// Clients' connections that were redirected.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ConnectionsState {
+    /// Now.
+    pub open: u64,
+    /// Since the agent's start.
+    pub accepted: u64,
+}
+
+/// The redirect's rules.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RedirectState {
+    /// Ports whose new connections reach the gateway.
+    pub ports: Vec<u16>,
+    /// Connections on the gateway's port as the kernel counts them, those that are not accepted yet included.
+    pub in_flight: usize,
+    /// Whether the rules end by themselves if the agent does not renew them.
+    pub leased: bool,
+    /// The process that removes the rules if the agent dies.
+    pub guard_pid: Option<u32>,
+}
+
+/// A session.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SessionState {
+    /// Its id, unique within the agent.
+    pub id: u64,
+    /// Whose it is.
+    pub owner: Owner,
+    /// What becomes of picked requests.
+    pub mode: Mode,
+    /// What becomes of bytes that no filter can judge.
+    pub ambiguous: Ambiguous,
+    /// Order on a port: higher first, then the older.
+    pub priority: i32,
+    /// The chain, in order; empty: every connection is picked.
+    pub filters: Vec<FilterState>,
+    /// Subscribed ports.
+    pub ports: Vec<u16>,
+    /// Workers that can deliver to it.
+    pub linked: Vec<u16>,
+    /// When it was opened, seconds since 1970 (UTC).
+    pub since: u64,
+}
+
+/// A filter of a session. Its configuration is not told: it may hold secrets.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct FilterState {
+    /// File name.
+    pub name: String,
+    /// SHA-256 of the module, lower-case hex.
+    pub sha256: String,
+}
+
 /// Body of a reply with a status ≥ 400.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ErrorReply {
@@ -184,6 +270,38 @@ mod tests {
         let json = r#"{"owner":{"user":"a","host":"b","pid":1,"command":"c"},"mode":"mirror","later":true}"#;
         let request: SessionRequest = serde_json::from_str(json).unwrap();
         assert_eq!((request.ambiguous, request.priority, request.chain.len()), (Ambiguous::Pass, 0, 0));
+    }
+
+    #[test]
+    fn state_keeps_its_shape() {
+        let state = State {
+            version: "1".into(),
+            pid: 2,
+            netns: 3,
+            workers: 1,
+            draining: false,
+            connections: ConnectionsState { open: 4, accepted: 5 },
+            redirect: Some(RedirectState { ports: vec![80], in_flight: 6, leased: true, guard_pid: Some(7) }),
+            sessions: vec![SessionState {
+                id: 8,
+                owner: Owner { user: "ann".into(), host: "laptop".into(), pid: 9, command: "python3".into() },
+                mode: Mode::Mirror,
+                ambiguous: Ambiguous::Pass,
+                priority: 0,
+                filters: vec![FilterState { name: "header.wasm".into(), sha256: "ab".into() }],
+                ports: vec![80],
+                linked: vec![0],
+                since: 10,
+            }],
+        };
+        let json = concat!(
+            r#"{"version":"1","pid":2,"netns":3,"workers":1,"draining":false,"connections":{"open":4,"accepted":5},"#,
+            r#""redirect":{"ports":[80],"in_flight":6,"leased":true,"guard_pid":7},"sessions":[{"id":8,"#,
+            r#""owner":{"user":"ann","host":"laptop","pid":9,"command":"python3"},"mode":"mirror","ambiguous":"pass","priority":0,"#,
+            r#""filters":[{"name":"header.wasm","sha256":"ab"}],"ports":[80],"linked":[0],"since":10}]}"#
+        );
+        assert_eq!(serde_json::to_string(&state).unwrap(), json);
+        assert_eq!(serde_json::from_str::<State>(json).unwrap(), state);
     }
 
     #[test]

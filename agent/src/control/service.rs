@@ -5,7 +5,7 @@ use std::{
     collections::{BTreeSet, HashMap},
     rc::Rc,
     sync::Arc,
-    time::Duration,
+    time::{Duration, SystemTime},
 };
 
 use bytes::Bytes;
@@ -21,7 +21,8 @@ use tokio::sync::{mpsc, watch};
 
 use super::events::{EndSession, Events, Reply};
 use crate::{
-    app::{App, failure},
+    admin::{self, Question},
+    app::{App, Caller, failure},
     gateway::steer::SessionId,
     sessions::{Session, SessionSpec},
 };
@@ -36,6 +37,8 @@ pub struct Connection {
     app: Rc<App>,
     modules: RefCell<HashMap<String, Module>>,
     session: Cell<Option<SessionId>>,
+    /// Keeps the agent alive. An operator's connection does not: one that asks every minute would keep it for ever.
+    caller: Cell<Option<Caller>>,
 }
 
 /// A reply with a status ≥ 400.
@@ -46,12 +49,19 @@ fn refused(status: StatusCode, error: impl ToString, help: &str) -> Failure {
 }
 
 impl Connection {
-    pub fn new(app: Rc<App>) -> Self {
-        Self { app, modules: RefCell::default(), session: Cell::default() }
+    pub fn new(app: Rc<App>, caller: Caller) -> Self {
+        Self { app, modules: RefCell::default(), session: Cell::default(), caller: Cell::new(Some(caller)) }
     }
 
     /// Answers one exchange; never fails, since a failure is an answer.
     pub async fn answer(&self, request: Request<Incoming>) -> Response<Reply> {
+        if request.method() == Method::GET
+            && let Some(question) = Question::of(request.uri().path())
+        {
+            self.caller.take();
+            return admin::answer(&self.app, question).await;
+        }
+        self.caller.set(Some(self.app.caller()));
         let (status, reply) = match self.route(request).await {
             Ok(reply) => (StatusCode::OK, reply),
             Err(Failure(status, reply)) => (status, json(&reply)),
@@ -104,6 +114,10 @@ impl Connection {
         if self.session.get().is_some() {
             return Err(refused(StatusCode::CONFLICT, "this connection has a session already", "open another connection"));
         }
+        if self.app.is_draining() {
+            // This connection ends with us; then whoever asked starts the agent that comes after.
+            std::future::pending::<()>().await;
+        }
         let (notices, lines) = mpsc::channel(EVENT_ROOM);
         let filters = self.chain(&request, &notices).await?;
         let id =
@@ -112,7 +126,15 @@ impl Connection {
         let opened = Event::Opened { id, token: token_to_hex(&token), workers: self.app.worker_count() };
         let spec = SessionSpec { id, mode: request.mode, ambiguous: request.ambiguous, filters, notices };
         let (owner, priority) = (request.owner, request.priority);
-        self.app.open_session(Session { spec, owner, priority, token, ports: BTreeSet::new(), linked: watch::Sender::default() });
+        self.app.open_session(Session {
+            spec,
+            owner,
+            priority,
+            token,
+            ports: BTreeSet::new(),
+            since: SystemTime::now(),
+            linked: watch::Sender::default(),
+        });
         self.session.set(Some(id));
         Ok(Reply::Events(Events { opened: Some(opened), lines, ends: EndSession { app: self.app.clone(), id } }))
     }

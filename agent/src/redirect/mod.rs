@@ -86,6 +86,18 @@ impl Default for Options {
     }
 }
 
+/// The redirect as it is now.
+#[derive(Clone, Debug)]
+pub struct Status {
+    /// Ports whose new connections reach the gateway.
+    pub ports: BTreeSet<u16>,
+    /// Connections on the gateway's port, as the kernel counts them.
+    pub in_flight: usize,
+    /// Whether the rules hold only while the agent renews them.
+    pub leased: bool,
+    pub guard: Option<u32>,
+}
+
 /// The redirect of one namespace. Dropped, it removes what it can and leaves the rest to the guard.
 #[derive(Debug)]
 pub struct Redirector {
@@ -135,6 +147,11 @@ impl Redirector {
     /// How the workers reach the pod's own listeners.
     pub fn pod_connector(&self) -> PodConnector {
         self.connector
+    }
+
+    /// What an operator may ask about the redirect.
+    pub fn status(&self) -> Result<Status, RedirectError> {
+        self.control.call(|state| state.status())
     }
 
     /// The guard's process id, for logs and tests.

@@ -2,7 +2,7 @@
 //! Every method runs on that thread, in the target's namespace, and may block for some milliseconds.
 
 use super::{
-    Options, RedirectError,
+    Options, RedirectError, Status,
     iptables::{self, Iptables, RulesSnapshot, Tool},
     lease::{Lease, Lists},
     plan::{ClientAddress, Family, Plan},
@@ -122,6 +122,10 @@ impl State {
 
     pub fn guard_pid(&self) -> Option<u32> {
         self.guard.as_ref().map(Guard::pid)
+    }
+
+    pub fn status(&self) -> Status {
+        Status { ports: self.plan.ports.clone(), in_flight: self.in_flight(), leased: self.lease.is_some(), guard: self.guard_pid() }
     }
 
     pub fn set_ports(&mut self, ports: BTreeSet<u16>) -> Result<(), RedirectError> {

@@ -6,7 +6,7 @@ use std::{
     future::Future,
     io,
     rc::Rc,
-    sync::{Arc, atomic::Ordering::Relaxed},
+    sync::Arc,
     time::{Duration, Instant},
 };
 
@@ -18,9 +18,12 @@ use mirrord_protocol::{
 };
 use mirrord_tunnel::{Client, Refusal};
 
-use super::thread::Stream;
+use super::{
+    latency::{Stopwatch, Timed},
+    thread::Stream,
+};
 use crate::{
-    counters::Counters,
+    counters::{Counters, Tally},
     gateway::steer::{Event, Flow, Plan, SessionId, Steering, Surroundings, Target, Upstream, Watch},
     sessions::SessionSpec,
     socket::PodConnector,
@@ -39,18 +42,44 @@ struct Subscriber {
     last_fault_notice: Cell<Option<Instant>>,
 }
 
+/// A session's subscription of one port.
+struct Subscription {
+    subscriber: Rc<Subscriber>,
+    /// One for each link of the chain; one for a session without filters.
+    tallies: Vec<Arc<Tally>>,
+}
+
+/// A subscribed port.
+struct Port {
+    /// In the order in which they are asked.
+    subscriptions: Vec<Subscription>,
+    /// Requests that nobody picked.
+    nobody: Arc<Tally>,
+}
+
+/// What a session says about a request; with the link of its chain that said so.
+enum Answer {
+    /// Nothing.
+    Pass,
+    /// A copy, whoever answers the request.
+    Copy(usize),
+    /// It is settled who answers.
+    Take(usize),
+}
+
 /// State of one worker thread.
 pub struct Worker {
     pod: PodConnector,
     counters: Arc<Counters>,
+    stopwatch: Rc<Stopwatch>,
     sessions: RefCell<HashMap<SessionId, Rc<Subscriber>>>,
-    /// In the order in which they are asked.
-    ports: RefCell<HashMap<u16, Rc<[Rc<Subscriber>]>>>,
+    ports: RefCell<HashMap<u16, Rc<Port>>>,
 }
 
 impl Worker {
     pub fn new(pod: PodConnector, counters: Arc<Counters>) -> Self {
-        Self { pod, counters, sessions: RefCell::default(), ports: RefCell::default() }
+        let stopwatch = Rc::new(Stopwatch::new(counters.clone()));
+        Self { pod, counters, stopwatch, sessions: RefCell::default(), ports: RefCell::default() }
     }
 
     pub fn counters(&self) -> &Arc<Counters> {
@@ -92,17 +121,20 @@ impl Worker {
 
     pub fn set_ports(&self, ports: &HashMap<u16, Vec<SessionId>>) {
         let sessions = self.sessions.borrow();
-        let subscribers = |ids: &Vec<SessionId>| ids.iter().filter_map(|id| sessions.get(id).cloned()).collect();
-        *self.ports.borrow_mut() = ports.iter().map(|(&port, ids)| (port, subscribers(ids))).collect();
+        let entry = |port: u16, ids: &Vec<SessionId>| Port {
+            subscriptions: ids.iter().filter_map(|id| sessions.get(id)).map(|one| Subscription::new(one, port, &self.counters)).collect(),
+            nobody: self.counters.tally(port, ""),
+        };
+        *self.ports.borrow_mut() = ports.iter().map(|(&port, ids)| (port, Rc::new(entry(port, ids)))).collect();
     }
 
-    fn subscribers(&self, flow: &Flow) -> Option<Rc<[Rc<Subscriber>]>> {
+    fn port(&self, flow: &Flow) -> Option<Rc<Port>> {
         self.ports.borrow().get(&flow.destination.port()).cloned()
     }
 
     /// Tells the session's user about a filter's fault, at most once a second; the log has each.
     fn report(&self, subscriber: &Subscriber, fault: &Fault) {
-        self.counters.filter_faults.fetch_add(1, Relaxed);
+        self.counters.fault(fault.kind);
         tracing::warn!(filter = %fault.filter, session = subscriber.spec.id, "{fault}; the request passes");
         let now = Instant::now();
         if subscriber.last_fault_notice.get().is_none_or(|last| now - last >= FAULT_NOTICE_EVERY) {
@@ -114,7 +146,7 @@ impl Worker {
     }
 
     /// Asks one session's chain: the first link that does not pass the request decides.
-    fn ask(&self, subscriber: &Subscriber, request: &RequestParts<'_>, steering: &mut Steering) -> bool {
+    fn ask(&self, subscriber: &Subscriber, request: &RequestParts<'_>, steering: &mut Steering) -> Answer {
         for (index, filter) in subscriber.chain.borrow_mut().iter_mut().enumerate() {
             let decision = filter.on_request(request);
             if let Some(fault) = &decision.fault {
@@ -130,18 +162,18 @@ impl Worker {
                 (Verdict::Pass, _) => continue,
                 (Verdict::Mirror, _) | (Verdict::Steal, Mode::Mirror) => {
                     steering.copies.push(subscriber.spec.id);
-                    return false;
+                    return Answer::Copy(index);
                 }
-                (Verdict::Respond(_), Mode::Mirror) => return false,
+                (Verdict::Respond(_), Mode::Mirror) => return Answer::Pass,
                 (Verdict::Steal, Mode::Steal) => steering.target = Target::Session(subscriber.spec.id),
                 (Verdict::Respond(response), Mode::Steal) => steering.target = Target::Respond(response),
             }
             if wants_response {
                 steering.watch = Some(Watch { session: subscriber.spec.id, filter: index, token });
             }
-            return true;
+            return Answer::Take(index);
         }
-        false
+        Answer::Pass
     }
 }
 
@@ -150,6 +182,24 @@ fn append(edits: &mut Vec<Edit>, more: Vec<Edit>) {
         *edits = more;
     } else {
         edits.extend(more);
+    }
+}
+
+impl Subscription {
+    fn new(subscriber: &Rc<Subscriber>, port: u16, counters: &Counters) -> Self {
+        let filters = &subscriber.spec.filters;
+        let tallies = match filters.as_slice() {
+            [] => vec![counters.tally(port, "")],
+            filters => filters.iter().map(|filter| counters.tally(port, filter.name())).collect(),
+        };
+        Self { subscriber: subscriber.clone(), tallies }
+    }
+}
+
+impl Port {
+    /// The sessions that can be delivered to.
+    fn linked(&self) -> impl Iterator<Item = &Subscription> {
+        self.subscriptions.iter().filter(|subscription| subscription.subscriber.is_linked())
     }
 }
 
@@ -164,13 +214,13 @@ impl Subscriber {
 }
 
 impl Surroundings for Worker {
-    type Stream = Stream;
+    type Stream = Timed<Stream>;
 
     fn plan(&self, flow: &Flow) -> Plan {
-        let Some(subscribers) = self.subscribers(flow) else { return Plan::Opaque(Upstream::Pod) };
+        let Some(port) = self.port(flow) else { return Plan::Opaque(Upstream::Pod) };
         let mut copies = Vec::new();
         let mut other = Upstream::Pod;
-        for (index, subscriber) in subscribers.iter().filter(|subscriber| subscriber.is_linked()).enumerate() {
+        for (index, subscriber) in port.linked().map(|subscription| &subscription.subscriber).enumerate() {
             if subscriber.takes_everything() {
                 other = Upstream::Session(subscriber.spec.id);
                 if index == 0 {
@@ -187,17 +237,38 @@ impl Surroundings for Worker {
 
     fn steer(&self, flow: &Flow, request: &RequestParts<'_>) -> Steering {
         let mut steering = Steering::default();
-        let Some(subscribers) = self.subscribers(flow) else { return steering };
-        for subscriber in subscribers.iter().filter(|subscriber| subscriber.is_linked()) {
-            if subscriber.takes_everything() {
+        let Some(port) = self.port(flow) else { return steering };
+        let began = self.stopwatch.begin();
+        // Who picked it: the one who settled it, else the first who got a copy.
+        let mut picked_by = &port.nobody;
+        for Subscription { subscriber, tallies } in port.linked() {
+            let answer = if subscriber.takes_everything() {
                 steering.target = Target::Session(subscriber.spec.id);
-                break;
-            }
-            if subscriber.spec.filters.is_empty() {
+                Answer::Take(0)
+            } else if subscriber.spec.filters.is_empty() {
                 steering.copies.push(subscriber.spec.id);
-            } else if self.ask(subscriber, request, &mut steering) {
-                break;
+                Answer::Copy(0)
+            } else {
+                self.ask(subscriber, request, &mut steering)
+            };
+            match answer {
+                Answer::Pass => {}
+                Answer::Copy(link) => {
+                    let tally = tallies.get(link).unwrap_or(&port.nobody);
+                    tally.copies.add(1);
+                    if steering.copies.len() == 1 {
+                        picked_by = tally;
+                    }
+                }
+                Answer::Take(link) => {
+                    picked_by = tallies.get(link).unwrap_or(&port.nobody);
+                    break;
+                }
             }
+        }
+        picked_by.count(&steering.target, !steering.copies.is_empty());
+        if let Some(began) = began {
+            self.stopwatch.decided(began, flow, request.version, &steering.target);
         }
         steering
     }
@@ -214,27 +285,29 @@ impl Surroundings for Worker {
     }
 
     fn refuse_ambiguous(&self, flow: &Flow) -> bool {
-        self.subscribers(flow).is_some_and(|all| all.iter().any(|subscriber| subscriber.spec.ambiguous == Ambiguous::Refuse))
+        let refuses = |one: &Subscription| one.subscriber.spec.ambiguous == Ambiguous::Refuse;
+        self.port(flow).is_some_and(|port| port.subscriptions.iter().any(refuses))
     }
 
-    fn open(self: &Rc<Self>, flow: &Flow, upstream: Upstream) -> impl Future<Output = io::Result<Stream>> + 'static {
+    fn open(self: &Rc<Self>, flow: &Flow, upstream: Upstream) -> impl Future<Output = io::Result<Timed<Stream>>> + 'static {
         let (flow, this) = (*flow, self.clone());
         async move {
-            match upstream {
-                Upstream::Pod => this.pod.connect(flow.destination, flow.client).await.map(Stream::Tcp),
+            let stream = match upstream {
+                Upstream::Pod => Stream::Tcp(this.pod.connect(flow.destination, flow.client).await?),
                 Upstream::Session(id) => {
                     let link = this.sessions.borrow().get(&id).and_then(|subscriber| subscriber.link.borrow().clone());
                     let link = link.ok_or_else(|| io::Error::new(io::ErrorKind::ConnectionRefused, "the session has ended"))?;
-                    deliver(&link, &flow).await.map(Stream::Tunnel)
+                    Stream::Tunnel(deliver(&link, &flow).await?)
                 }
-            }
+            };
+            Ok(this.stopwatch.watch(stream, &flow, upstream))
         }
     }
 
-    fn abort(&self, stream: &mut Stream) {
+    fn abort(&self, stream: &mut Timed<Stream>) {
         // A tunnel's stream is reset by being dropped.
-        if let Stream::Tcp(socket) = stream {
-            let _ = socket2::SockRef::from(&*socket).set_linger(Some(Duration::ZERO));
+        if let Stream::Tcp(socket) = &stream.stream {
+            let _ = socket2::SockRef::from(socket).set_linger(Some(Duration::ZERO));
         }
     }
 
