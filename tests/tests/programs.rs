@@ -5,8 +5,10 @@
 use std::{
     fs,
     io::{Read, Write},
-    net::{SocketAddr, TcpListener, TcpStream},
+    net::{Ipv6Addr, SocketAddr, TcpListener, TcpStream},
 };
+
+use socket2::{Domain, Socket, Type};
 
 use mirrord_tests::{
     Exec, Pod, Program, eventually,
@@ -102,6 +104,24 @@ fn a_port_that_is_busy_on_this_machine_is_no_obstacle() {
     let session = Exec::steal_mine(&pod).map(WEB, port).run(&Program::python("one", &[port]));
     assert_eq!(pod.get("/").with(ME).send().who(), "program one");
     assert_eq!(session.seen()[0].local, port);
+}
+
+#[test]
+fn nor_is_one_that_somebody_has_bound_and_does_not_listen_on_yet() {
+    let pod = Pod::new();
+    // Two sockets may be bound to one port if both say SO_REUSEADDR, as most servers do; only one of them may then listen.
+    let bound = Socket::new(Domain::IPV6, Type::STREAM, None).unwrap();
+    bound.set_reuse_address(true).unwrap();
+    bound.bind(&SocketAddr::from((Ipv6Addr::UNSPECIFIED, 0)).into()).unwrap();
+    let port = bound.local_addr().unwrap().as_socket().unwrap().port();
+    for program in [Program::node("node", &[port]), Program::python("python", &[port])] {
+        let mut session = Exec::steal_mine(&pod).map(WEB, port).start(&program);
+        session.wait_for_log(&[format!("listening {port}")]);
+        // And if the other one listens in the end, it can.
+        assert_eq!(pod.get("/").with(ME).send().who(), format!("program {}", program.name));
+        session.end();
+    }
+    bound.listen(1).unwrap();
 }
 
 #[test]
