@@ -107,21 +107,37 @@ fn a_port_that_is_busy_on_this_machine_is_no_obstacle() {
 }
 
 #[test]
-fn nor_is_one_that_somebody_has_bound_and_does_not_listen_on_yet() {
+fn nor_is_one_that_gets_busy_between_bind_and_listen() {
     let pod = Pod::new();
     // Two sockets may be bound to one port if both say SO_REUSEADDR, as most servers do; only one of them may then listen.
-    let bound = Socket::new(Domain::IPV6, Type::STREAM, None).unwrap();
-    bound.set_reuse_address(true).unwrap();
-    bound.bind(&SocketAddr::from((Ipv6Addr::UNSPECIFIED, 0)).into()).unwrap();
-    let port = bound.local_addr().unwrap().as_socket().unwrap().port();
-    for program in [Program::node("node", &[port]), Program::python("python", &[port])] {
-        let mut session = Exec::steal_mine(&pod).map(WEB, port).start(&program);
-        session.wait_for_log(&[format!("listening {port}")]);
-        // And if the other one listens in the end, it can.
-        assert_eq!(pod.get("/").with(ME).send().who(), format!("program {}", program.name));
-        session.end();
-    }
-    bound.listen(1).unwrap();
+    // Two sessions whose programs want one port and start at once meet this.
+    let other = Socket::new(Domain::IPV6, Type::STREAM, None).unwrap();
+    other.set_reuse_address(true).unwrap();
+    other.bind(&SocketAddr::from((Ipv6Addr::UNSPECIFIED, 0)).into()).unwrap();
+    let port = other.local_addr().unwrap().as_socket().unwrap().port();
+    let script = "
+import os, socket, sys
+s = socket.socket(socket.AF_INET6)
+s.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+s.bind(('::', int(sys.argv[3])))
+open(sys.argv[2], 'a').write('bound\\n')
+open(sys.argv[2] + '.listen').read()
+s.listen()
+open(sys.argv[2], 'a').write('listening %d\\n' % s.getsockname()[1])
+c = s.accept()[0]
+c.recv(1000)
+c.sendall(b'HTTP/1.1 200 OK\\r\\nContent-Length: 11\\r\\n\\r\\nprogram one')
+c.recv(1000)
+";
+    let pipe = pod.folder.path().join("one.log.listen");
+    machine::run(std::process::Command::new("mkfifo").arg(&pipe));
+    let mut session = Exec::steal_mine(&pod).map(WEB, port).start(&Program::new(&[PYTHON, "-c", script], "one", &[port]));
+    session.wait_for_log(&["bound".into()]);
+    other.listen(1).unwrap();
+    drop(fs::OpenOptions::new().write(true).open(&pipe).unwrap());
+    session.wait_for_log(&[format!("listening {port}")]);
+    eventually("it is redirected", || pod.redirects(WEB).then_some(()));
+    assert_eq!(pod.get("/").with(ME).send().who(), "program one");
 }
 
 #[test]
