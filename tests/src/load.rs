@@ -48,6 +48,8 @@ pub struct Report {
     pub slowest: Duration,
     /// When the slowest began.
     pub slowest_at: Duration,
+    /// How much of it was the connect: a second there is a lost SYN.
+    pub slowest_connect: Duration,
 }
 
 impl Report {
@@ -68,7 +70,13 @@ impl Report {
             self.answered,
             &self.failures[..self.failures.len().min(5)]
         );
-        assert!(self.slowest < LATE, "somebody waited {:?} for an answer, {:?} after the start", self.slowest, self.slowest_at);
+        assert!(
+            self.slowest < LATE,
+            "somebody waited {:?} for an answer, {:?} of it to connect, {:?} after the start",
+            self.slowest,
+            self.slowest_connect,
+            self.slowest_at
+        );
         assert!(self.answered >= least, "only {} requests: the load proves nothing", self.answered);
     }
 }
@@ -141,7 +149,7 @@ impl Others {
             sum.connections += one.connections;
             sum.failures.extend(one.failures);
             if one.slowest > sum.slowest {
-                (sum.slowest, sum.slowest_at) = (one.slowest, one.slowest_at);
+                (sum.slowest, sum.slowest_at, sum.slowest_connect) = (one.slowest, one.slowest_at, one.slowest_connect);
             }
         }
         sum.failures.sort_by_key(|failure| failure.at);
@@ -185,6 +193,7 @@ impl Other {
                 }
             };
             self.report.connections += 1;
+            let mut connect = start.elapsed();
             let _ = stream.get_ref().set_nodelay(true);
             let _ = stream.get_ref().set_read_timeout(Some(Duration::from_secs(5)));
             for _ in 0..kept {
@@ -193,7 +202,8 @@ impl Other {
                     self.fail(connected, what);
                     break;
                 }
-                self.note(start);
+                self.note(start, connect);
+                connect = Duration::ZERO;
                 // A pace, so that the clients leave some of the machine to what they test.
                 thread::sleep(Duration::from_millis(pause));
                 if self.over.load(Ordering::Relaxed) {
@@ -216,13 +226,14 @@ impl Other {
         Err(format!("wrong answer to {path}: {}{}", shown(&response.head), shown(&response.body)))
     }
 
-    fn note(&mut self, start: Instant) {
+    fn note(&mut self, start: Instant, connect: Duration) {
         let took = start.elapsed();
         self.report.answered += 1;
         self.answered.fetch_add(1, Ordering::Relaxed);
         if took > self.report.slowest {
             self.report.slowest = took;
             self.report.slowest_at = start - self.began;
+            self.report.slowest_connect = connect;
         }
     }
 

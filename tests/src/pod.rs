@@ -93,6 +93,11 @@ impl Pod {
             fs::write("/proc/sys/net/ipv4/tcp_tw_reuse", "1").unwrap();
         });
         let folder = tempfile::Builder::new().prefix(&name).tempdir_in("/tmp").unwrap();
+        // Routes say `linkdown` until the kernel has looked at the other end; that is no change of a session's.
+        eventually("the link is up", || {
+            let routes = ["ip route show table all", "ip -6 route show table all"].map(|question| inside.sh(question)).concat();
+            (!routes.contains("linkdown") && routes.contains(&format!("local {v6} "))).then_some(())
+        });
         let before = Snapshot::of(&inside);
         let mut pod = Self { inside, clients: outside, v4, v6, client_v4, client_v6, folder, servers: Vec::new(), before, _share: share };
         pod.start_nginx();

@@ -1,0 +1,179 @@
+//! An agent that is told to stop, stands still or loses its guard: others notice nothing, new connections reach the pod, and what
+//! is under way ends by itself as long as there is time.
+
+#![allow(clippy::unwrap_used, clippy::expect_used, reason = "test code")]
+
+use std::{
+    io::Read,
+    thread,
+    time::{Duration, Instant},
+};
+
+use mirrord_tests::{
+    Exec, Others, Pod, Probe, Program, eventually,
+    http::{Pieces, get, read_head},
+    http2,
+    pod::{WEB, WEB_H2},
+    probe::recovery,
+    session::ME,
+    state,
+};
+
+/// Requests of others that each stage lasts for.
+const STAGE: u64 = 3000;
+/// Grace time of the tests that wait for its end.
+const GRACE: Duration = Duration::from_secs(4);
+
+fn with_grace(pod: &Pod) -> Exec<'_> {
+    Exec::steal_mine(pod).variable("MIRRORD_AGENT_GRACE", &GRACE.as_secs().to_string())
+}
+
+#[test]
+fn an_agent_that_is_told_to_stop_disturbs_nobody() {
+    let pod = Pod::alone();
+    let others = Others::load(&pod);
+    let mut session = Exec::steal_mine(&pod).run(&Program::c("one", &[WEB]));
+    assert_eq!(pod.get("/").with(ME).send().who(), "program one");
+    others.wait_for(STAGE);
+    let told = Instant::now();
+    pod.agent().signal(libc::SIGTERM);
+    eventually("the redirect has gone", || (!pod.redirects(WEB)).then_some(()));
+    println!("no redirect {:?} after SIGTERM", told.elapsed());
+    assert!(!session.wait().success(), "the command line says that it has lost its agent");
+    assert_eq!(pod.get("/").with(ME).send().who(), "pod");
+    others.wait_for(STAGE);
+    others.stop().assert_undisturbed(2 * STAGE);
+    drop(session);
+    pod.assert_pristine();
+}
+
+#[test]
+fn connections_in_the_backlog_of_an_agent_that_stops_are_served() {
+    let pod = Pod::alone();
+    let session = Exec::steal_mine(&pod).run(&Program::c("one", &[WEB]));
+    assert_eq!(pod.get("/").with(ME).send().who(), "program one");
+    let agent = pod.agent();
+    agent.signal(libc::SIGSTOP);
+    // The kernel makes the connection while the lease still holds; nobody accepts it.
+    let mut clients: Vec<_> = (0..32).map(|_| pod.connect(WEB)).collect();
+    for (number, client) in clients.iter_mut().enumerate() {
+        client.send(&get(&format!("/{number}"), &[]));
+    }
+    agent.signal(libc::SIGTERM);
+    agent.signal(libc::SIGCONT);
+    for (number, client) in clients.iter_mut().enumerate() {
+        assert_eq!(client.response().text(), format!("pod GET /{number}\n"));
+    }
+    drop((clients, session));
+    pod.assert_pristine();
+}
+
+#[test]
+fn clients_that_never_end_see_a_clean_end_between_two_responses() {
+    let pod = Pod::alone();
+    pod.add_file("long", 64 << 20);
+    let mut session = with_grace(&pod).run(&Program::c("one", &[WEB]));
+    let mut silent = pod.connect(WEB);
+    assert_eq!(silent.get("/", &[]).who(), "pod");
+    let mut fresh = pod.connect(WEB);
+    let mut reading = pod.connect(WEB);
+    reading.send(&get("/files/long", &[]));
+    read_head(reading.reader()).unwrap();
+    let busy = thread::spawn({
+        let mut busy = pod.connect(WEB);
+        move || {
+            loop {
+                if let Err(error) = busy.try_send(&get("/busy", &[]), Pieces::Whole).and_then(|()| busy.try_response()) {
+                    return error.to_string();
+                }
+                thread::sleep(Duration::from_millis(20));
+            }
+        }
+    });
+    let told = Instant::now();
+    pod.agent().signal(libc::SIGTERM);
+    session.wait();
+    assert_eq!(silent.ending(2 * GRACE), (Vec::new(), "closed"), "a kept connection ends");
+    let ended = told.elapsed();
+    assert!(ended > GRACE / 2 && ended < GRACE + Duration::from_secs(1), "ended after {ended:?}");
+    assert_eq!(fresh.ending(2 * GRACE), (Vec::new(), "closed"), "one without a request too");
+    // Under way when all others end: it gets its answer to the last byte.
+    let mut body = vec![0; 64 << 20];
+    reading.reader().read_exact(&mut body).unwrap();
+    assert_eq!(reading.ending(GRACE), (Vec::new(), "closed"));
+    let end = busy.join().unwrap();
+    assert!(!end.contains("within"), "cut in the middle of an answer: {end}");
+    drop(session);
+    pod.assert_pristine();
+}
+
+#[test]
+fn http2_connections_that_never_end_are_told_to_go_elsewhere() {
+    let pod = Pod::alone();
+    let mut session = with_grace(&pod).run(&Program::node_http2("one", &[WEB_H2]));
+    let request = |mine| http2::Request { method: "GET", path: "/".into(), mine, body: Vec::new() };
+    let answers = http2::exchange(&pod.clients, pod.address(WEB_H2), vec![request(true), request(false)]);
+    assert!(answers.iter().all(|answer| answer.as_ref().unwrap().status == 200));
+    // h2load opens a connection anew when it was told to go away, and counts what was lost.
+    let url = format!("http://{}/others", pod.address(WEB_H2));
+    thread::scope(|scope| {
+        let load = scope.spawn(|| pod.clients.sh(&format!("h2load -D 8 -c 8 -m 4 {url}")));
+        eventually("the load is on the agent", || (pod.inside.sh("ss -Htn state established").lines().count() > 16).then_some(()));
+        pod.agent().signal(libc::SIGTERM);
+        session.wait();
+        let report = load.join().unwrap();
+        assert!(report.contains(" 0 failed, 0 errored, 0 timeout"), "{report}");
+    });
+    drop(session);
+    pod.assert_pristine();
+}
+
+#[test]
+fn an_agent_that_stands_still_loses_new_connections_to_the_pod_and_gets_them_back() {
+    let pod = Pod::alone();
+    assert!(state::has_recent(&pod.inside), "this kernel has no xt_recent, on which the lease of the rules stands");
+    let session = Exec::steal_mine(&pod).run(&Program::c("one", &[WEB]));
+    let mut kept = pod.connect(WEB);
+    assert_eq!(kept.get("/kept", &[ME]).who(), "program one");
+    let probe = Probe::start(&pod);
+    let (agent, stopped) = (pod.agent(), Instant::now());
+    agent.signal(libc::SIGSTOP);
+    eventually("five seconds are over", || (stopped.elapsed() > Duration::from_secs(5)).then_some(()));
+    assert_eq!(pod.get("/").with(ME).send().who(), "pod");
+    agent.signal(libc::SIGCONT);
+    let back = Instant::now();
+    eventually("my requests are stolen again", || (pod.get("/").with(ME).send().who() == "program one").then_some(()));
+    println!("stolen again {:?} after SIGCONT", back.elapsed());
+    assert_eq!(kept.get("/kept", &[ME]).who(), "program one", "what was on the agent goes on");
+    assert_eq!(kept.get("/kept", &[]).who(), "pod");
+    let recovered = recovery(&probe.stop(), stopped).expect("new connections reach the pod");
+    println!("agent stopped: new connections served after {recovered:?}");
+    assert!(recovered <= Duration::from_millis(1200), "the pod was back only after {recovered:?}");
+    session.end();
+    drop(kept);
+    pod.assert_pristine();
+}
+
+#[test]
+fn a_killed_guard_disturbs_nobody_and_another_takes_its_place() {
+    let pod = Pod::alone();
+    let others = Others::load(&pod);
+    let session = Exec::steal_mine(&pod).run(&Program::c("one", &[WEB]));
+    others.wait_for(STAGE / 2);
+    let first = pod.guard();
+    first.kill();
+    let second = eventually("there is another guard", || {
+        let guards = pod.mirrord().into_iter().filter(|process| process.arguments().get(1).is_some_and(|word| word == "guard"));
+        guards.filter(|guard| *guard != first).find(|guard| guard.is_alive())
+    });
+    assert_ne!(first, second);
+    assert_eq!(pod.get("/").with(ME).send().who(), "program one");
+    others.wait_for(STAGE / 2);
+    others.stop().assert_undisturbed(STAGE);
+    // And it does what a guard is for.
+    eventually("the second guard is alone", || (pod.guard() == second).then_some(()));
+    pod.agent().kill();
+    eventually("the rules are gone", || (!pod.redirects(WEB)).then_some(()));
+    drop(session);
+    pod.assert_pristine();
+}
