@@ -26,6 +26,7 @@ pub mod probe;
 pub mod processes;
 pub mod programs;
 pub mod recorder;
+pub mod servers;
 pub mod session;
 pub mod state;
 mod sys;

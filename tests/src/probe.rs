@@ -83,3 +83,17 @@ pub fn recovery(attempts: &[Attempt], moment: Instant) -> Option<Duration> {
     let after_failures = later.iter().rposition(|attempt| attempt.result.as_deref() != Ok("pod")).map_or(0, |index| index + 1);
     later.get(after_failures).map(|attempt| attempt.ended - moment)
 }
+
+/// What happened from `moment` on, like attempts together, for a person to read.
+pub fn story(attempts: &[Attempt], moment: Instant) -> String {
+    let mut lines: Vec<(String, String)> = Vec::new();
+    for attempt in attempts.iter().filter(|attempt| attempt.ended > moment) {
+        let result = attempt.result.clone().unwrap_or_else(|error| error);
+        let times = format!("begun {:?} ended {:?}", attempt.began.saturating_duration_since(moment), attempt.ended - moment);
+        match lines.last_mut() {
+            Some((last, until)) if *last == result => *until = format!("{} … {times}", until.split(" … ").next().unwrap_or_default()),
+            _ => lines.push((result, times)),
+        }
+    }
+    lines.iter().map(|(result, times)| format!("{result}: {times}\n")).collect()
+}

@@ -14,7 +14,7 @@ use mirrord_tests::{
     http::{get, read_head},
     http2,
     pod::{WEB, WEB_H2},
-    probe::recovery,
+    probe::{recovery, story},
     session::ME,
     state,
 };
@@ -220,9 +220,10 @@ fn agent_and_guard_killed_at_once_give_the_pod_back_within_1200_ms_and_the_next_
     // The load must outlast the lease to show that it is over.
     eventually("the lease is over", || (killed.elapsed() > Duration::from_millis(1500)).then_some(()));
     others.wait_for(STAGE);
-    let recovered = recovery(&probe.stop(), killed).expect("new connections reach the pod");
+    let attempts = probe.stop();
+    let recovered = recovery(&attempts, killed).expect("new connections reach the pod");
     println!("agent and guard killed: new connections served after {recovered:?}");
-    assert!(recovered <= Duration::from_millis(1200), "the pod was back only after {recovered:?}");
+    assert!(recovered <= Duration::from_millis(1200), "the pod was back only after {recovered:?}:\n{}", story(&attempts, killed));
     for failure in others.stop().failures {
         assert!(failure.connected < killed_at + Duration::from_millis(1200), "{failure:?} with the agent killed at {killed_at:?}");
     }
