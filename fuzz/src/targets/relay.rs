@@ -47,28 +47,47 @@ enum Act<'a> {
 }
 
 /// What is the same for every cut.
-#[derive(Debug, PartialEq, Eq)]
 struct Outcome {
     exit: Option<Exit>,
-    /// What was being waited for after each act.
-    waits: Vec<Option<Waiting>>,
-    pod: Vec<Vec<u8>>,
+    /// Where the machine was after each act.
+    after: Vec<After>,
+    pod: Vec<Heard>,
     client: Vec<u8>,
     sessions: Vec<Heard>,
     events: Vec<Event>,
 }
 
-/// What a session has heard on one stream. One that was cut off has heard as much as came before the reason did.
+#[derive(Clone, Copy, Debug)]
+enum After {
+    Waits(Option<Waiting>),
+    Stopped(Exit),
+}
+
+impl PartialEq for After {
+    /// From where on bytes are only copied to and from the pod, it does not matter why: of two reasons the first to be met is told.
+    fn eq(&self, other: &Self) -> bool {
+        let copies = |exit: &Exit| matches!(exit, Exit::Http2 | Exit::NotHttp | Exit::Opaque(_) | Exit::Closing);
+        match (self, other) {
+            (After::Waits(a), After::Waits(b)) => a == b,
+            (After::Stopped(a), After::Stopped(b)) => a == b || (copies(a) && copies(b)),
+            _ => false,
+        }
+    }
+}
+
+/// What an upstream has heard on one stream. One that was cut off has heard as much as came before the reason did, and a session
+/// that has answered and ended need not have heard the rest of the request.
 #[derive(Debug)]
 struct Heard {
     bytes: Vec<u8>,
     aborted: bool,
+    ended: bool,
 }
 
 impl PartialEq for Heard {
     fn eq(&self, other: &Self) -> bool {
         let same = self.bytes.iter().zip(&other.bytes).all(|(a, b)| a == b);
-        self.aborted == other.aborted && same && (self.aborted || self.bytes.len() == other.bytes.len())
+        self.aborted == other.aborted && same && (self.aborted || self.ended || self.bytes.len() == other.bytes.len())
     }
 }
 
@@ -147,25 +166,46 @@ pub fn relay(data: &[u8]) {
     let whole = play(&acts, options, 0, 0);
     for (seed, slow) in [(1, 0), (seed.max(2), 0), (0, usize::from(slow % 16) + 1), (seed.max(2), usize::from(slow % 16) + 1)] {
         let cut = play(&acts, options, seed, slow);
-        if !same(&whole, &cut) {
+        if !same(&whole, &cut, options.refuse) {
             panic!("cut by {seed}, taken {slow} at a time:\n{}\nwhole:\n{}", show(&cut), show(&whole));
         }
     }
 }
 
-/// A client that sees a reset, or an answer of ours in the place of a broken one, may have seen less or more before it.
-fn same(a: &Outcome, b: &Outcome) -> bool {
-    if a.exit != b.exit || a.waits != b.waits || a.pod != b.pod || a.sessions != b.sessions || a.events != b.events {
+/// `a` is the whole play, `b` the same cut. A client that sees a reset may have seen less or more before it.
+fn same(a: &Outcome, b: &Outcome, refuse: bool) -> bool {
+    // What a session says beyond its answer is nobody's, unless the next request has reached it by then: then it is the next
+    // answer, or the beginning of one.
+    if a.sessions.len() > b.sessions.len() {
+        return true;
+    }
+    // A malformed head is known for one at once, unless it comes in pieces: then its end is waited for, within bounds. What
+    // follows differs with what the others say in the meantime.
+    let found = |after: &After| matches!(after, After::Stopped(_) | After::Waits(Some(Waiting::Drain)));
+    if let Some((a, b)) = a.after.iter().zip(&b.after).find(|(a, b)| a != b) {
+        // Where heads are refused it matters who is first: a bad head, or a response that cannot be read.
+        return refuse || (found(a) && !found(b));
+    }
+    let failed = |outcome: &Outcome| outcome.events.contains(&Event::BadGateway);
+    if a.pod != b.pod || a.sessions != b.sessions || failed(a) != failed(b) {
         return false;
     }
-    a.client == b.client || (a.exit == Some(Exit::Reset) && a.client.iter().zip(&b.client).all(|(a, b)| a == b))
+    let reset = a.exit == Some(Exit::Reset) && a.client.iter().zip(&b.client).all(|(a, b)| a == b);
+    a.client == b.client || reset || (failed(a) && same_but_for_interim(&a.client, &b.client))
+}
+
+/// 1xx responses before one that cannot be read go to the client if they came before it, and are thrown away with it if not.
+fn same_but_for_interim(a: &[u8], b: &[u8]) -> bool {
+    let split = |bytes: &[u8]| memchr::memmem::rfind(bytes, b"HTTP/1.1 502 Bad Gateway\r\nContent-Type: text/plain").unwrap_or(bytes.len());
+    let ((a, a_error), (b, b_error)) = (a.split_at(split(a)), b.split_at(split(b)));
+    a_error == b_error && b.strip_prefix(a).is_some_and(|interim| interim.starts_with(b"HTTP/1.1 1") || interim.starts_with(b"HTTP/1.0 1"))
 }
 
 fn show(outcome: &Outcome) -> String {
-    let Outcome { exit, waits, pod, client, sessions, events } = outcome;
-    let pod: Vec<_> = pod.iter().map(|bytes| bytes.escape_ascii().to_string()).collect();
-    let sessions: Vec<_> = sessions.iter().map(|heard| (heard.bytes.escape_ascii().to_string(), heard.aborted)).collect();
-    format!("  {exit:?} {events:?} {waits:?}\n  pod: {pod:#?}\n  sessions: {sessions:#?}\n  client: {}", client.escape_ascii())
+    let Outcome { exit, after, pod, client, sessions, events } = outcome;
+    let readable = |streams: &[Heard]| streams.iter().map(|heard| (heard.bytes.escape_ascii().to_string(), heard.aborted)).collect::<Vec<_>>();
+    let (pod, sessions) = (readable(pod), readable(sessions));
+    format!("  {exit:?} {events:?} {after:?}\n  pod: {pod:#?}\n  sessions: {sessions:#?}\n  client: {}", client.escape_ascii())
 }
 
 fn acts(words: &[u8]) -> Vec<Act<'_>> {
@@ -277,7 +317,7 @@ impl Stage {
 
 fn play(acts: &[Act<'_>], options: Options, seed: u8, slow: usize) -> Outcome {
     let mut stage = Stage::new(options, slow);
-    let mut waits = Vec::new();
+    let mut after = Vec::new();
     let (mut client_said, mut pod_said) = (Vec::new(), Vec::new());
     let mut session_ended = false;
     for act in acts {
@@ -310,7 +350,7 @@ fn play(acts: &[Act<'_>], options: Options, seed: u8, slow: usize) -> Outcome {
             Act::Time => stage.expire(),
         }
         stage.run();
-        waits.push(stage.relay.waiting().filter(|_| stage.exit.is_none()));
+        after.push(stage.exit.map_or_else(|| After::Waits(stage.relay.waiting()), After::Stopped));
     }
     let going_on_with_pod = !matches!(stage.phase, Phase::Copies { pod: false });
     if stage.exit.is_none() {
@@ -323,20 +363,20 @@ fn play(acts: &[Act<'_>], options: Options, seed: u8, slow: usize) -> Outcome {
     let heard = |pod: bool| {
         let opened = stage.scene.opened.borrow();
         let of = opened.iter().filter(|(upstream, _)| (*upstream == Upstream::Pod) == pod);
-        of.map(|(_, stream)| Heard { bytes: stream.heard(), aborted: stream.aborted() }).collect::<Vec<_>>()
+        of.map(|(_, stream)| Heard { bytes: stream.heard(), aborted: stream.aborted(), ended: !pod && stream.ended() }).collect::<Vec<_>>()
     };
-    let mut pod: Vec<_> = heard(true).into_iter().map(|heard| heard.bytes).collect();
+    let mut pod = heard(true);
     let mut sessions = heard(false);
     // The rest goes to whom the connection was left to.
     match (going_on_with_pod, pod.last_mut(), sessions.last_mut()) {
-        (true, Some(last), _) => last.append(&mut stage.up),
+        (true, Some(last), _) => last.bytes.append(&mut stage.up),
         (false, _, Some(last)) => last.bytes.append(&mut stage.up),
         _ => {}
     }
     let mut client = stage.client.heard();
     client.append(&mut stage.down);
     let events = stage.scene.events.borrow().clone();
-    Outcome { exit: stage.exit, waits, pod, client, sessions, events }
+    Outcome { exit: stage.exit, after, pod, client, sessions, events }
 }
 
 /// What holds for every single play.
