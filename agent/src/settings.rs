@@ -69,7 +69,8 @@ impl Settings {
     pub fn cache_folder(&self) -> Option<PathBuf> {
         let chosen = self.cache.clone().or_else(|| {
             let base = std::env::var_os("XDG_CACHE_HOME").map(PathBuf::from);
-            base.or_else(|| std::env::var_os("HOME").map(|home| PathBuf::from(home).join(".cache"))).map(|base| base.join("mirrord/filters"))
+            base.or_else(|| std::env::var_os("HOME").map(|home| PathBuf::from(home).join(".cache")))
+                .map(|base| base.join("mirrord/filters"))
         });
         chosen.filter(|folder| folder.is_absolute())
     }
