@@ -32,14 +32,26 @@ wrk        wrk                      benchmark: the load
 haproxy    haproxy                  benchmark: for comparison
 strace     strace                   benchmark: system calls a request
 valgrind   valgrind                 benchmark: where instructions go
+h2load     nghttp2-client           tests: load of HTTP/2
+redis-server redis-server           tests: a protocol that the gateway cannot read
+redis-cli  redis-tools              tests: its client
+/usr/lib/postgresql/*/bin/initdb postgresql      tests: a protocol that the gateway cannot read
+psql       postgresql-client        tests: its client
+sshd       openssh-server           tests: a server that speaks first
+ssh-keyscan openssh-client          tests: its client
+/usr/lib/python3/dist-packages/aiosmtpd/__init__.py python3-aiosmtpd tests: a server that speaks first
+/usr/lib/python3/dist-packages/websockets/__init__.py python3-websockets tests: server and client of WebSocket
+/usr/lib/python3/dist-packages/grpc/__init__.py python3-grpcio tests: server and client of gRPC
+go         golang-go                tests: builds the interoperability programs of gRPC
+slowhttptest slowhttptest           tests: slow heads and bodies
 shellcheck shellcheck               lint
 '
 
 say() { echo "setup: $*" >&2; }
 die() { say "$*"; exit 1; }
 
-# command -v takes a path too, but wants it executable.
-is_there() { command -v "$1" >/dev/null || [ -f "$1" ]; }
+# command -v takes a path too, but wants it executable. A path may have a * where Debian puts a version.
+is_there() { command -v "$1" >/dev/null || { [[ $1 == /* ]] && compgen -G "$1" >/dev/null; }; }
 
 check_rust() {
     { command -v cargo && command -v rustc; } >/dev/null ||
@@ -79,8 +91,9 @@ install() {
     without_starting_services "${apt[@]}" install -y --no-install-recommends "$@" >&2 ||
         die "apt-get could not install: $*"
     local service
-    for service in nginx haproxy; do
-        [[ " $* " != *" $service"* ]] || "${root[@]}" update-rc.d "$service" disable >/dev/null 2>&1 || true
+    for service in nginx haproxy redis-server postgresql openssh-server; do
+        # The one whose service is named otherwise.
+        [[ " $* " != *" $service"* ]] || "${root[@]}" update-rc.d "${service/openssh-server/ssh}" disable >/dev/null 2>&1 || true
     done
 }
 

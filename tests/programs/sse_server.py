@@ -35,7 +35,9 @@ class Handler(http.server.BaseHTTPRequestHandler):
         listeners.append(mine)
         self.send_response(200)
         self.send_header("Content-Type", "text/event-stream")
-        self.send_header(*(("Transfer-Encoding", "chunked") if chunked else ("Connection", "close")))
+        self.send_header("Connection", "close")
+        if chunked:
+            self.send_header("Transfer-Encoding", "chunked")
         self.end_headers()
         while True:
             text = mine.get()
@@ -45,7 +47,6 @@ class Handler(http.server.BaseHTTPRequestHandler):
                 break
         if chunked:
             self.wfile.write(b"0\r\n\r\n")
-        self.close_connection = True
         listeners.remove(mine)
 
     def log_message(self, *_):

@@ -18,6 +18,7 @@
 
 pub mod http;
 pub mod http2;
+pub mod interop;
 pub mod load;
 pub mod machine;
 pub mod netns;
