@@ -89,7 +89,7 @@ impl Pod {
         }
         // Many short connections must not run out of ports; that would be the clients' fault and look like ours.
         outside.run(|| {
-            fs::write("/proc/sys/net/ipv4/ip_local_port_range", "1024 65535").unwrap();
+            fs::write("/proc/sys/net/ipv4/ip_local_port_range", "10000 65535").unwrap();
             fs::write("/proc/sys/net/ipv4/tcp_tw_reuse", "1").unwrap();
         });
         let folder = tempfile::Builder::new().prefix(&name).tempdir_in("/tmp").unwrap();

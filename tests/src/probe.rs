@@ -1,7 +1,7 @@
 //! One client that connects anew, again and again, and knows to the millisecond when the pod could not be reached.
 
 use std::{
-    io::{BufReader, Write},
+    io::{self, BufReader, Write},
     net::{SocketAddr, TcpStream},
     sync::{
         Arc,
@@ -11,10 +11,15 @@ use std::{
     time::{Duration, Instant},
 };
 
+use socket2::{Domain, Socket, Type};
+
 use crate::{
     http::{get, read_response},
     pod::{Pod, WEB},
 };
+
+/// Below those that the clients' kernel gives out.
+const PORTS: std::ops::Range<u16> = 1024..10_000;
 
 /// One attempt.
 #[derive(Clone, Debug)]
@@ -38,11 +43,17 @@ impl Probe {
     pub fn start(pod: &Pod) -> Self {
         let over = Arc::new(AtomicBool::new(false));
         let (ends, address) = (Arc::clone(&over), pod.address(WEB));
+        let client = pod.client_of(address);
         let thread = pod.clients.spawn(move || {
             let mut attempts = Vec::new();
-            while !ends.load(Ordering::Relaxed) {
+            // A port of its own for each, which no other client gets: the kernel may remember for ten seconds where a connection
+            // that was broken had been redirected to.
+            for port in PORTS.cycle() {
+                if ends.load(Ordering::Relaxed) {
+                    break;
+                }
                 let began = Instant::now();
-                let result = attempt(address);
+                let result = attempt(SocketAddr::new(client, port), address);
                 attempts.push(Attempt { began, ended: Instant::now(), result });
                 thread::sleep(Duration::from_millis(1));
             }
@@ -67,13 +78,22 @@ impl Drop for Probe {
     }
 }
 
-fn attempt(address: SocketAddr) -> Result<String, String> {
+fn attempt(from: SocketAddr, to: SocketAddr) -> Result<String, String> {
     let limit = Duration::from_millis(500);
-    let stream = TcpStream::connect_timeout(&address, limit).map_err(|error| format!("connect: {error}"))?;
+    let stream = connect_from(from, to, limit).map_err(|error| format!("connect: {error}"))?;
     stream.set_read_timeout(Some(limit)).map_err(|error| error.to_string())?;
     let mut stream = BufReader::new(stream);
     stream.get_mut().write_all(&get("/probe", &[])).map_err(|error| format!("send: {error}"))?;
     read_response(&mut stream).map(|response| response.who()).map_err(|error| format!("receive: {error}"))
+}
+
+/// Connects from an address and port, in the calling thread's namespace.
+pub fn connect_from(from: SocketAddr, to: SocketAddr, limit: Duration) -> io::Result<TcpStream> {
+    let socket = Socket::new(Domain::for_address(from), Type::STREAM, None)?;
+    socket.set_reuse_address(true)?;
+    socket.bind(&from.into())?;
+    socket.connect_timeout(&to.into(), limit)?;
+    Ok(socket.into())
 }
 
 /// How long after `moment` the pod was served again for good: the end of the first good attempt behind which none that began
