@@ -20,6 +20,7 @@ pub const ALL: &[(&str, Target)] = &[
     ("hello", control::hello),
     ("http2", wire::greeting),
     ("layer", control::layer),
+    ("passing", control::passing),
     ("program", program::script),
     ("relay", relay::relay),
     ("request", http1::request),

@@ -1,6 +1,7 @@
 //! The plain data of `agent/filters`, for the gateway's modules that the fuzz targets mount.
 
 #![forbid(unsafe_code)]
+#![allow(dead_code)]
 
 #[path = "../../../agent/filters/src/message.rs"]
 mod message;

@@ -4,6 +4,7 @@ use mirrord_protocol::{
     control::{ErrorReply, Event, FilterReply, SessionRequest},
     deliver::{self, HELLO_LEN, Hello},
     layer::{self, Message, Reply},
+    passing::{Answer, Ask, Malformed},
 };
 use serde::{Serialize, de::DeserializeOwned};
 
@@ -35,6 +36,43 @@ pub fn layer(data: &[u8]) {
     while let Ok(message) = layer::read::<Message>(&mut stream) {
         std::hint::black_box(message);
     }
+}
+
+/// Messages beside passed sockets: each is read at its last byte, not before, and is the same when it is written and read again.
+pub fn passing(data: &[u8]) {
+    fn check<T: PartialEq + std::fmt::Debug>(
+        data: &[u8],
+        decode: impl Fn(&mut &[u8]) -> Result<Option<T>, Malformed>,
+        encode: impl Fn(&T) -> Vec<u8>,
+    ) {
+        let mut rest = data;
+        loop {
+            let before = rest;
+            match decode(&mut rest) {
+                Ok(Some(message)) => {
+                    let taken = before.len() - rest.len();
+                    assert!(taken > 0);
+                    for at in 0..taken {
+                        assert_eq!(decode(&mut &before[..at]), Ok(None), "after {at} bytes of {taken}");
+                    }
+                    assert_eq!(decode(&mut encode(&message).as_slice()), Ok(Some(message)));
+                }
+                Ok(None) => {
+                    // What waits for more has a bound.
+                    assert!(before.len() < 512 && rest.len() == before.len());
+                    return;
+                }
+                Err(Malformed) => return,
+            }
+        }
+    }
+    let asked = |ask: &Ask| {
+        let mut bytes = Vec::new();
+        ask.encode(&mut bytes);
+        bytes
+    };
+    check(data, Ask::decode, asked);
+    check(data, Answer::decode, Answer::encode);
 }
 
 /// JSON that is read as a body of the service is one that is written and read again as the same.

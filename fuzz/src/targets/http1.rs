@@ -227,7 +227,8 @@ pub fn edits(data: &[u8]) {
     let Some(split) = memchr::memmem::find(data, b"\n\n") else { return };
     let edits: Vec<_> = data[..split].split(|byte| *byte == b'\n').filter_map(edit_of).collect();
     let head = &data[split + 2..];
-    let describe = |bytes: &[u8]| head::request(bytes, |view| view.fields.iter().map(|f| (f.name.to_vec(), f.value.to_vec())).collect::<Vec<_>>());
+    let describe =
+        |bytes: &[u8]| head::request(bytes, |view| view.fields.iter().map(|f| (f.name.to_vec(), f.value.to_vec())).collect::<Vec<_>>());
     let Read::Head((before, mut expected)) = describe(head) else { return };
     let mut edited = Vec::new();
     edit::edited(&head[..before.len], &edits, &mut edited);

@@ -203,7 +203,8 @@ fn same_but_for_interim(a: &[u8], b: &[u8]) -> bool {
 
 fn show(outcome: &Outcome) -> String {
     let Outcome { exit, after, pod, client, sessions, events } = outcome;
-    let readable = |streams: &[Heard]| streams.iter().map(|heard| (heard.bytes.escape_ascii().to_string(), heard.aborted)).collect::<Vec<_>>();
+    let readable =
+        |streams: &[Heard]| streams.iter().map(|heard| (heard.bytes.escape_ascii().to_string(), heard.aborted)).collect::<Vec<_>>();
     let (pod, sessions) = (readable(pod), readable(sessions));
     format!("  {exit:?} {events:?} {after:?}\n  pod: {pod:#?}\n  sessions: {sessions:#?}\n  client: {}", client.escape_ascii())
 }
@@ -226,7 +227,9 @@ fn acts(words: &[u8]) -> Vec<Act<'_>> {
 enum Phase {
     Reads,
     /// The upstream that goes on is the pod's, or the session's.
-    Copies { pod: bool },
+    Copies {
+        pod: bool,
+    },
     Over,
 }
 

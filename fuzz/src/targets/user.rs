@@ -38,7 +38,9 @@ pub fn config(data: &[u8]) {
         }
     }
     let given = flags.filters.iter().filter(|flag| matches!(flag, FilterFlag::Filter(_))).count();
-    let variable = |name: &str| variables.iter().find_map(|line| line.split_once('=').filter(|(known, _)| *known == name)).map(|(_, value)| value.to_owned());
+    let variable = |name: &str| {
+        variables.iter().find_map(|line| line.split_once('=').filter(|(known, _)| *known == name)).map(|(_, value)| value.to_owned())
+    };
     match Config::resolve(flags, variable) {
         Ok(config) => {
             assert!(!config.program.is_empty());
