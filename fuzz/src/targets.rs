@@ -17,6 +17,7 @@ pub const ALL: &[(&str, Target)] = &[
     ("detect", http1::detect),
     ("edits", http1::edits),
     ("elf", program::elf),
+    ("grammar", user::target),
     ("hello", control::hello),
     ("http2", wire::greeting),
     ("layer", control::layer),
@@ -25,7 +26,6 @@ pub const ALL: &[(&str, Target)] = &[
     ("relay", relay::relay),
     ("request", http1::request),
     ("response", http1::response),
-    ("target", user::target),
 ];
 
 pub fn find(name: &str) -> Option<Target> {
