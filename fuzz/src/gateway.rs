@@ -21,11 +21,12 @@ mod wire;
 /// Private modules of `http1`, mounted once more beside what they refer to.
 pub mod http1_private;
 
-/// How an upstream greets, and what h2 then reads of it; `None` once it ended or failed.
+/// How an upstream greets of which `seen` was read before, and what h2 then reads of it; `None` once it ended or failed.
 pub fn greeting<T: tokio::io::AsyncRead + Unpin>(
     stream: T,
+    seen: Vec<u8>,
 ) -> (impl tokio::io::AsyncRead + Unpin, impl FnMut() -> Option<(Option<[Option<u32>; 3]>, Option<Vec<u8>>)>) {
-    let (greeted, mut greeting_rx) = wire::Greeted::new(stream);
+    let (greeted, mut greeting_rx) = wire::Greeted::new(stream, seen);
     let told = move || match greeting_rx.try_recv().ok()? {
         wire::Greeting::Http2(said) => {
             Some((Some([said.max_concurrent_streams, said.max_header_list_size, Some(said.extended_connect.into())]), None))

@@ -13,9 +13,11 @@ use crate::gateway;
 /// What is read is the same however it is cut, and no byte is lost on the way to h2.
 pub fn greeting_of(data: &[u8], seed: u8) -> (Option<[Option<u32>; 3]>, Vec<u8>) {
     let stream = Stream::default();
-    cut(data, seed).into_iter().for_each(|piece| stream.say(piece));
+    // A part may have been read before.
+    let (seen, rest) = data.split_at(usize::from(seed % 16).min(data.len()));
+    cut(rest, seed).into_iter().for_each(|piece| stream.say(piece));
     stream.end();
-    let (mut greeted, mut told) = gateway::greeting(stream.clone());
+    let (mut greeted, mut told) = gateway::greeting(stream.clone(), seen.to_vec());
     let mut cx = Context::from_waker(Waker::noop());
     let mut passed = Vec::new();
     loop {
