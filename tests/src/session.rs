@@ -21,6 +21,20 @@ pub const USER_ME: &str = r#"{"name":"x-user","value":"me"}"#;
 /// The header that it looks for.
 pub const ME: &str = "x-user: me";
 
+/// The two ways from the agent to the program.
+#[derive(Clone, Copy, Debug)]
+pub enum Delivery {
+    /// The agent gets the connection to the program itself: both are on one machine.
+    Socket,
+    /// By HTTP/2 through the intproxy, as from a far agent.
+    Tunnel,
+}
+
+impl Delivery {
+    /// Both.
+    pub const ALL: [Self; 2] = [Self::Socket, Self::Tunnel];
+}
+
 /// A `mirrord exec` to be.
 pub struct Exec<'a> {
     pod: &'a Pod,
@@ -96,6 +110,18 @@ impl<'a> Exec<'a> {
     pub fn variable(mut self, name: &str, value: &str) -> Self {
         self.variables.push((name.into(), value.into()));
         self
+    }
+
+    /// How stolen bytes travel; without it, as the parts agree.
+    #[must_use]
+    pub fn delivery(self, delivery: Delivery) -> Self {
+        self.variable(
+            "MIRRORD_DELIVERY",
+            match delivery {
+                Delivery::Socket => "socket",
+                Delivery::Tunnel => "tunnel",
+            },
+        )
     }
 
     /// The whole command, to be run by the caller.

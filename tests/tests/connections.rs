@@ -15,7 +15,7 @@ use mirrord_tests::{
     http2,
     pod::{WEB, WEB_H2},
     processes::Process,
-    session::ME,
+    session::{Delivery, ME},
 };
 
 const GIB: u64 = 1 << 30;
@@ -24,8 +24,12 @@ const GROWTH: u64 = 16 << 20;
 
 #[test]
 fn stolen_and_passed_requests_take_turns_on_a_kept_connection() {
+    Delivery::ALL.into_iter().for_each(take_turns);
+}
+
+fn take_turns(delivery: Delivery) {
     let pod = Pod::new();
-    let session = Exec::steal_mine(&pod).run(&Program::python("one", &[WEB]));
+    let session = Exec::steal_mine(&pod).delivery(delivery).run(&Program::python("one", &[WEB]));
     let mut client = pod.connect(WEB);
     for number in 0..200 {
         let mine = number % 3 == 0;
@@ -42,8 +46,12 @@ fn stolen_and_passed_requests_take_turns_on_a_kept_connection() {
 
 #[test]
 fn pipelined_requests_are_answered_in_order_whoever_answers() {
+    Delivery::ALL.into_iter().for_each(pipeline);
+}
+
+fn pipeline(delivery: Delivery) {
     let pod = Pod::new();
-    let session = Exec::steal_mine(&pod).run(&Program::c("one", &[WEB]));
+    let session = Exec::steal_mine(&pod).delivery(delivery).run(&Program::c("one", &[WEB]));
     let mut client = pod.connect(WEB);
     let mut bytes = Vec::new();
     for number in 0..60 {
@@ -73,8 +81,12 @@ fn pipelined_requests_are_answered_in_order_whoever_answers() {
 
 #[test]
 fn http2_streams_of_one_connection_reach_the_right_side_with_bodies_and_trailers() {
+    Delivery::ALL.into_iter().for_each(multiplex);
+}
+
+fn multiplex(delivery: Delivery) {
     let pod = Pod::new();
-    let session = Exec::steal_mine(&pod).run(&Program::node_http2("one", &[WEB_H2]));
+    let session = Exec::steal_mine(&pod).delivery(delivery).run(&Program::node_http2("one", &[WEB_H2]));
     let requests: Vec<_> = (0..100)
         .map(|number: usize| {
             let body = if number.is_multiple_of(5) { vec![b'x'; 40_000] } else { Vec::new() };
@@ -112,9 +124,18 @@ fn curl_and_h2load_find_nothing_wrong_with_http2() {
 
 #[test]
 fn a_gibibyte_streams_in_any_direction_with_flat_memory() {
+    stream_a_gibibyte(Delivery::Socket);
+}
+
+#[test]
+fn a_gibibyte_streams_in_any_direction_with_flat_memory_through_the_tunnel() {
+    stream_a_gibibyte(Delivery::Tunnel);
+}
+
+fn stream_a_gibibyte(delivery: Delivery) {
     let pod = Pod::alone();
     pod.add_file("gib", GIB);
-    let session = Exec::steal_mine(&pod).run(&Program::c("one", &[WEB]));
+    let session = Exec::steal_mine(&pod).delivery(delivery).run(&Program::c("one", &[WEB]));
     // One small request each way first: what is allocated once is not growth.
     assert_eq!(pod.get("/").with(ME).send().who(), "program one");
     assert_eq!(pod.get("/").send().who(), "pod");
@@ -129,9 +150,18 @@ fn a_gibibyte_streams_in_any_direction_with_flat_memory() {
 
 #[test]
 fn a_reader_of_one_megabyte_a_second_holds_back_its_own_stream_and_nothing_else() {
+    read_beside_slow_ones(Delivery::Socket);
+}
+
+#[test]
+fn a_reader_of_one_megabyte_a_second_holds_back_its_own_stream_and_nothing_else_through_the_tunnel() {
+    read_beside_slow_ones(Delivery::Tunnel);
+}
+
+fn read_beside_slow_ones(delivery: Delivery) {
     let pod = Pod::alone();
     pod.add_file("gib", GIB);
-    let session = Exec::steal_mine(&pod).run(&Program::c("one", &[WEB]));
+    let session = Exec::steal_mine(&pod).delivery(delivery).run(&Program::c("one", &[WEB]));
     assert_eq!(pod.get("/").with(ME).send().who(), "program one");
     let watched = [("agent", pod.agent()), ("intproxy", session.intproxy())];
     grows_little("slow readers", &watched, || {

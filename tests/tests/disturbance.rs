@@ -17,7 +17,7 @@ use mirrord_tests::{
     load::Failure,
     pod::{WEB, WEB_H2},
     probe::{connect_from, recovery, story},
-    session::ME,
+    session::{Delivery, ME},
     state,
 };
 
@@ -56,23 +56,23 @@ fn five_sessions_one_after_the_other_disturb_nobody() {
 
 #[test]
 fn a_killed_program_disturbs_nobody() {
-    nobody_notices_the_death_of(|session| session.program().kill());
+    Delivery::ALL.into_iter().for_each(|delivery| nobody_notices_the_death_of(delivery, |session| session.program().kill()));
 }
 
 #[test]
 fn a_killed_intproxy_disturbs_nobody() {
-    nobody_notices_the_death_of(|session| session.intproxy().kill());
+    Delivery::ALL.into_iter().for_each(|delivery| nobody_notices_the_death_of(delivery, |session| session.intproxy().kill()));
 }
 
 #[test]
 fn a_killed_command_line_disturbs_nobody() {
-    nobody_notices_the_death_of(|session| session.cli().kill());
+    Delivery::ALL.into_iter().for_each(|delivery| nobody_notices_the_death_of(delivery, |session| session.cli().kill()));
 }
 
-fn nobody_notices_the_death_of(kill: impl Fn(&Session<'_>)) {
+fn nobody_notices_the_death_of(delivery: Delivery, kill: impl Fn(&Session<'_>)) {
     let pod = Pod::alone();
     let others = Others::load(&pod);
-    let mut session = Exec::steal_mine(&pod).run(&Program::c("one", &[WEB]));
+    let mut session = Exec::steal_mine(&pod).delivery(delivery).run(&Program::c("one", &[WEB]));
     let mut mine = pod.connect(WEB);
     assert_eq!(mine.get("/before", &[ME]).who(), "program one");
     others.wait_for(STAGE);
@@ -87,8 +87,12 @@ fn nobody_notices_the_death_of(kill: impl Fn(&Session<'_>)) {
 
 #[test]
 fn a_session_whose_machine_stands_still_disturbs_nobody() {
+    Delivery::ALL.into_iter().for_each(stand_still);
+}
+
+fn stand_still(delivery: Delivery) {
     let pod = Pod::alone();
-    let session = Exec::steal_mine(&pod).run(&Program::c("one", &[WEB]));
+    let session = Exec::steal_mine(&pod).delivery(delivery).run(&Program::c("one", &[WEB]));
     assert_eq!(pod.get("/").with(ME).send().who(), "program one");
     let others = Others::load(&pod);
     others.wait_for(STAGE / 2);
