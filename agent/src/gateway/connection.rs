@@ -47,7 +47,7 @@ pub async fn serve<S: Surroundings>(surroundings: Rc<S>, flow: Flow, client: Tcp
     match exit {
         Exit::Http2 => {
             let pod = if let Link::Open(stream) = rest.link { Some(stream) } else { None };
-            Box::pin(http2::serve(surroundings, flow, client.0, rest.up, pod)).await;
+            Box::pin(http2::serve(surroundings, flow, client.0, rest.up, pod, rest.down)).await;
         }
         Exit::NotHttp => {
             surroundings.count(Event::Opaque(Ambiguity::NotHttp));

@@ -80,6 +80,14 @@ pub fn first_bytes(bytes: &[u8]) -> Guess {
     }
 }
 
+/// Whether a server's first bytes begin as a SETTINGS frame does, with which each HTTP/2 server may greet before its client has
+/// said anything (RFC 9113 §3.4).
+pub fn greets_as_http2(bytes: &[u8]) -> bool {
+    // Its length is of one byte or two for all servers that we know, and a multiple of a setting's.
+    let Some([0, high, low, 4, rest @ ..]) = bytes.get(..) else { return false };
+    u16::from_be_bytes([*high, *low]).is_multiple_of(6) && rest.iter().take(5).all(|byte| *byte == 0)
+}
+
 fn is_token(byte: u8) -> bool {
     byte.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&byte)
 }
@@ -108,6 +116,17 @@ mod tests {
             let decided = (0..=bytes.len()).map(|end| first_bytes(&bytes[..end])).find(|g| !matches!(g, Guess::More | Guess::MoreDoubtful));
             assert_eq!(decided, Some(guess), "{}", bytes.escape_ascii());
             assert_eq!(first_bytes(bytes), guess, "{}", bytes.escape_ascii());
+        }
+    }
+
+    #[test]
+    fn a_greeting_of_http2_is_no_other_protocols() {
+        assert!(greets_as_http2(b"\0\0\x12\x04\0\0\0\0\0\0\x03\0\0\0\x64"));
+        assert!(greets_as_http2(b"\0\0\0\x04\0\0"));
+        for other in
+            [&b"220 mail\r\n"[..], b"SSH-2.0-x", b"J\0\0\0\n8.0.36", b"\0\0\x12", b"\0\0\x12\x04\x01\0\0\0\0", b"\0\0\x13\x04\0\0\0\0\0"]
+        {
+            assert!(!greets_as_http2(other), "{}", other.escape_ascii());
         }
     }
 

@@ -12,6 +12,7 @@ use super::{
     relay::{Down, Exit, Relay, To, Up},
 };
 use crate::gateway::{
+    detect::greets_as_http2,
     link::Link,
     sock::{self, Sock},
     steer::{Ambiguity, Event, Surroundings, Upstream},
@@ -72,6 +73,8 @@ impl<S: Surroundings> Relay<S> {
     /// Between requests: whether an upstream ends, or speaks unasked.
     fn idle(&mut self, cx: &mut Context<'_>, scratch: &mut [u8]) -> Result<bool, Exit> {
         match (self.up, self.to) {
+            // What it said is told once it is known to whom.
+            (Up::Head, _) if self.greeted => return Ok(false),
             (Up::Head, _) => {
                 // A session's stream that ends or speaks now is of no more use.
                 self.sessions.retain_mut(|(_, link)| link.poll_read(cx, scratch).is_pending());
@@ -93,6 +96,11 @@ impl<S: Surroundings> Relay<S> {
             }
             match self.pod.poll_read(cx, scratch) {
                 Poll::Pending => return Ok(false),
+                Poll::Ready(Ok(read)) if read > 0 && self.requests == 0 && greets_as_http2(&scratch[..read]) => {
+                    self.answer = scratch[..read].to_vec();
+                    self.greeted = true;
+                    return Ok(false);
+                }
                 Poll::Ready(Ok(read)) if read > 0 => {
                     self.to_client.extend_from_slice(&scratch[..read]);
                     return Err(if self.requests == 0 { Exit::NotHttp } else { Exit::Opaque(Ambiguity::Response) });

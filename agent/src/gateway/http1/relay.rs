@@ -30,6 +30,8 @@ use crate::gateway::{
 const HEAD_TIME: Duration = Duration::from_secs(5);
 /// First bytes that look like no method that we know are not kept for long.
 const DOUBTFUL_TIME: Duration = Duration::from_millis(200);
+/// What a pod said that begins as HTTP/2 servers do is kept for so long, for a client that begins as HTTP/2 clients do.
+const GREETED_TIME: Duration = Duration::from_secs(1);
 /// A session that does not take a request in this time loses it to the pod.
 const OPENING_TIME: Duration = Duration::from_secs(5);
 /// After our last word a client has this long to close: closing with its bytes unread would reset what we said.
@@ -119,6 +121,7 @@ pub struct Rest<T> {
 pub enum Waiting {
     Head(u32),
     Doubtful,
+    Greeted,
     Opening(u32),
     Drain,
 }
@@ -129,6 +132,7 @@ impl Waiting {
         match self {
             Waiting::Head(_) => HEAD_TIME,
             Waiting::Doubtful => DOUBTFUL_TIME,
+            Waiting::Greeted => GREETED_TIME,
             Waiting::Opening(_) => OPENING_TIME,
             Waiting::Drain => DRAIN_TIME,
         }
@@ -175,6 +179,8 @@ pub struct Relay<S: Surroundings> {
     pub(super) client_ended: bool,
     pub(super) pod_ended: bool,
     pub(super) doubtful: bool,
+    /// The pod spoke first, as HTTP/2 servers do: `answer` holds what it said until the client shows what it speaks.
+    pub(super) greeted: bool,
     /// The final response's head has gone to the client.
     pub(super) answered: bool,
     /// The response under way is the last on its upstream's connection.
@@ -209,6 +215,7 @@ impl<S: Surroundings> Relay<S> {
             client_ended: false,
             pod_ended: false,
             doubtful: false,
+            greeted: false,
             answered: false,
             closes_after: false,
             pod_neglected: false,
@@ -230,6 +237,7 @@ impl<S: Surroundings> Relay<S> {
     /// What is being waited for with a limit of time.
     pub fn waiting(&self) -> Option<Waiting> {
         match self.up {
+            Up::Head if self.greeted => Some(Waiting::Greeted),
             Up::Head if self.input.is_empty() => None,
             Up::Head if self.doubtful => Some(Waiting::Doubtful),
             Up::Head => Some(Waiting::Head(self.requests)),
@@ -242,7 +250,7 @@ impl<S: Surroundings> Relay<S> {
     /// The time for what [`Self::waiting`] said is over.
     pub fn expired(&mut self, cx: &mut Context<'_>, scratch: &mut [u8]) -> Result<(), Exit> {
         match self.up {
-            Up::Head if self.doubtful => Err(Exit::NotHttp),
+            Up::Head if self.doubtful || self.greeted => Err(Exit::NotHttp),
             Up::Head => self.ambiguous(cx, Ambiguity::HeadTooSlow, scratch),
             Up::Opening(request) => self.fall_back(cx, request, scratch),
             _ => Err(Exit::Done),

@@ -101,8 +101,8 @@ impl<S: Surroundings> Relay<S> {
         if self.requests == 0 {
             self.doubtful = false;
             match first_bytes(&data) {
-                Guess::Http1 => {}
-                guess @ (Guess::Other | Guess::Http2) => {
+                Guess::Http1 if !self.greeted => {}
+                guess @ (Guess::Http1 | Guess::Other | Guess::Http2) => {
                     self.input = data.into_owned();
                     return Err(if guess == Guess::Http2 { Exit::Http2 } else { Exit::NotHttp });
                 }

@@ -78,9 +78,10 @@ pub(super) struct Opening<T> {
 }
 
 impl<T: AsyncRead + AsyncWrite + Unpin + 'static> Opening<T> {
-    /// Sends the preface and starts the driver. `spent` is called once, when the connection takes no more streams.
-    pub(super) async fn start(io: T, windows: Windows, spent: Box<dyn FnOnce(Spent)>) -> Result<Self, LinkError<T>> {
-        let (greeted, greeting_rx) = Greeted::new(io);
+    /// Sends the preface and starts the driver. `heard` was read of the upstream before. `spent` is called once, when the
+    /// connection takes no more streams.
+    pub(super) async fn start(io: T, heard: Vec<u8>, windows: Windows, spent: Box<dyn FnOnce(Spent)>) -> Result<Self, LinkError<T>> {
+        let (greeted, greeting_rx) = Greeted::new(io, heard);
         let gather = Gather::new(greeted);
         // Only fills the gather buffer, so it does not wait.
         let (sender, connection) = builder(windows).handshake(gather.clone()).await?;

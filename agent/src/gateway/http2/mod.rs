@@ -69,13 +69,14 @@ const POD_GREETING: Duration = Duration::from_secs(1);
 const BROKEN_LIMIT: Duration = Duration::from_secs(1);
 
 /// Serves a client's connection to its end. `early` is what was read of it, beginning with the HTTP/2 preface; `pod` the
-/// pod's connection if it could be had. Runs within a `LocalSet`.
+/// pod's connection if it could be had, and `heard` what was read of that. Runs within a `LocalSet`.
 pub async fn serve<S: Surroundings>(
     surroundings: Rc<S>,
     flow: Flow,
     client: impl AsyncRead + AsyncWrite + Unpin + 'static,
     early: Vec<u8>,
     pod: Option<S::Stream>,
+    heard: Vec<u8>,
 ) {
     let pod_spent = Rc::new(Signal::default());
     let on_pod_spent: Rc<dyn Fn(Spent)> = {
@@ -90,7 +91,7 @@ pub async fn serve<S: Surroundings>(
         None => timeout(POD_GREETING, surroundings.open(&flow, Upstream::Pod)).await.ok().and_then(Result::ok),
     };
     if let Some(pod) = pod {
-        match greet(pod, on_pod_spent, &upstreams).await {
+        match greet(pod, heard, on_pod_spent, &upstreams).await {
             Ok(greeted) => settings = greeted,
             Err(LinkError::NotHttp2 { io, seen }) => return pass_unread(client, early, io, seen).await,
             // The pod closed the connection, and so do we.
@@ -110,10 +111,11 @@ pub async fn serve<S: Surroundings>(
 /// Greets the pod; what its SETTINGS say, or the defaults if it keeps silent for now.
 async fn greet<S: Surroundings>(
     pod: S::Stream,
+    heard: Vec<u8>,
     on_spent: Rc<dyn Fn(Spent)>,
     upstreams: &Upstreams<S>,
 ) -> Result<PeerSettings, LinkError<S::Stream>> {
-    let mut opening = Opening::start(pod, POD_WINDOWS, Box::new(move |spent| on_spent(spent))).await?;
+    let mut opening = Opening::start(pod, heard, POD_WINDOWS, Box::new(move |spent| on_spent(spent))).await?;
     let settings = timeout(POD_GREETING, opening.greeting()).await.unwrap_or_else(|_| Ok(PeerSettings::default()))?;
     upstreams.put(Key::Pod, opening.link);
     Ok(settings)

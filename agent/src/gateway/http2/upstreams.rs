@@ -129,7 +129,7 @@ async fn open<S: Surroundings>(surroundings: Rc<S>, flow: Flow, key: Key, on_pod
     let (upstream, windows) = match key {
         Key::Pod => {
             let io = surroundings.open(&flow, Upstream::Pod).await.map_err(cannot_connect)?;
-            let opening = Opening::start(io, POD_WINDOWS, Box::new(move |spent| on_pod_spent(spent))).await;
+            let opening = Opening::start(io, Vec::new(), POD_WINDOWS, Box::new(move |spent| on_pod_spent(spent))).await;
             // Whatever the pod does, or does not do, from here is what the client is to see: no limit, no look at its greeting.
             return opening.map(|opening| opening.link).map_err(|error| why(&error));
         }
@@ -138,7 +138,7 @@ async fn open<S: Surroundings>(surroundings: Rc<S>, flow: Flow, key: Key, on_pod
     };
     let opening = async {
         let io = upstream.await.map_err(cannot_connect)?;
-        let mut opening = Opening::start(io, windows, Box::new(|_| {})).await.map_err(|error| why(&error))?;
+        let mut opening = Opening::start(io, Vec::new(), windows, Box::new(|_| {})).await.map_err(|error| why(&error))?;
         opening.greeting().await.map_err(|error| why(&error))?;
         Ok(opening.link)
     };

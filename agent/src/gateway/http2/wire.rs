@@ -164,9 +164,10 @@ pub(super) struct Greeted<T> {
 }
 
 impl<T> Greeted<T> {
-    pub(super) fn new(io: T) -> (Self, oneshot::Receiver<Greeting<T>>) {
+    /// `seen` was read of it before.
+    pub(super) fn new(io: T, seen: Vec<u8>) -> (Self, oneshot::Receiver<Greeting<T>>) {
         let (greeting_tx, greeting_rx) = oneshot::channel();
-        (Greeted { io: Some(io), seen: Vec::new(), at: 0, tell: Some(greeting_tx) }, greeting_rx)
+        (Greeted { io: Some(io), seen, at: 0, tell: Some(greeting_tx) }, greeting_rx)
     }
 
     fn tell(&mut self, greeting: Greeting<T>) {

@@ -205,6 +205,26 @@ fn the_pod_speaks_first_or_unasked() {
 }
 
 #[test]
+fn a_pod_that_greets_as_http2_servers_do_is_heard_when_the_client_has_spoken() {
+    let settings = "\0\0\x06\x04\0\0\0\0\0\0\x03\0\0\0\x64\0\0\x04\x08\0\0\0\0\0\0\x0f\0\x01";
+    let preface = "PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
+    for (client, exit) in [(preface, Exit::Http2), ("GET / HTTP/1.1\r\n\r\n", Exit::NotHttp), ("\x16\x03\x01", Exit::NotHttp)] {
+        let mut stage = Stage::new(pass);
+        stage.pod_says(settings);
+        assert_eq!((stage.exit, stage.client_heard()), (None, String::new()));
+        stage.client_says(client);
+        let rest = stage.rest();
+        assert_eq!((stage.exit, text(&rest.up), text(&rest.down)), (Some(exit), client.into(), settings.into()));
+    }
+    // A client that waits for the server is no client of HTTP/2.
+    let mut stage = Stage::new(pass);
+    stage.pod_says(settings);
+    assert_eq!(stage.relay.waiting(), Some(super::super::relay::Waiting::Greeted));
+    stage.exit = stage.relay.expired(&mut std::task::Context::from_waker(std::task::Waker::noop()), &mut [0; 64]).err();
+    assert_eq!((stage.exit, text(&stage.rest().down)), (Some(Exit::NotHttp), settings.into()));
+}
+
+#[test]
 fn a_pod_that_closes_or_breaks_does_so_for_the_client() {
     let mut stage = Stage::new(pass);
     stage.ends(POD);

@@ -14,9 +14,9 @@ const SETTINGS: &[u8] = b"\0\0\x1e\x04\0\0\0\0\0\0\x03\0\0\0\x64\0\x06\0\x01\0\0
 fn a_greeting_is_read_byte_by_byte_and_nothing_is_lost() {
     run(async {
         let (mut near, far) = duplex(1);
-        let (mut greeted, greeting_rx) = Greeted::new(far);
+        let (mut greeted, greeting_rx) = Greeted::new(far, SETTINGS[..20].to_vec());
         let sender = tokio::task::spawn_local(async move {
-            near.write_all(SETTINGS).await.unwrap();
+            near.write_all(&SETTINGS[20..]).await.unwrap();
             near.write_all(b"more").await.unwrap();
         });
         let mut got = Vec::new();
@@ -39,7 +39,7 @@ fn what_is_no_settings_frame_is_no_greeting() {
     for bytes in all {
         run(async {
             let (mut near, far) = duplex(64);
-            let (mut greeted, greeting_rx) = Greeted::new(far);
+            let (mut greeted, greeting_rx) = Greeted::new(far, Vec::new());
             near.write_all(bytes).await.unwrap();
             drop(near);
             assert!(greeted.read_u8().await.is_err());

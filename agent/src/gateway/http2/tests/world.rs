@@ -101,7 +101,7 @@ impl World {
     pub async fn serve_early(self: &Rc<Self>, far: DuplexStream, early: Vec<u8>) -> JoinHandle<()> {
         let flow = Flow { client: "10.0.0.9:1234".parse().unwrap(), destination: "10.0.0.1:80".parse().unwrap() };
         let pod = self.open(&flow, Upstream::Pod).await.ok();
-        spawn_local(serve(self.clone(), flow, far, early, pod))
+        spawn_local(serve(self.clone(), flow, far, early, pod, Vec::new()))
     }
 
     pub fn saw(&self, line: &str) -> bool {
