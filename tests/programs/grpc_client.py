@@ -21,14 +21,17 @@ async def lines(words):
         yield word
 
 
+def pairs(metadata):
+    return {key: value for key, value in metadata}
+
+
 async def status(call):
-    trailers = {key: value for key, value in await call.trailing_metadata()}
-    return f"{(await call.code()).name} {await call.details()!r} {trailers}"
+    return f"{(await call.code()).name} {await call.details()!r} {pairs(await call.trailing_metadata())}"
 
 
 async def every_kind(channel):
     unary = call(channel, "unary_unary", "Unary", b"hello")
-    print(await unary, dict(await unary.initial_metadata()), await status(unary))
+    print(await unary, pairs(await unary.initial_metadata()), await status(unary))
     counted = call(channel, "unary_stream", "Count", b"1000")
     got = [message async for message in counted]
     print(len(got), got[-1], await status(counted))
@@ -96,11 +99,14 @@ async def stop(channel):
     await chat.write(b"before")
     print(await chat.read())
     print(await call(channel, "unary_unary", "Stop", b""))
-    # The server says GOAWAY: the channel leaves the connection, and finds no other.
-    state = channel.get_state()
-    while state == grpc.ChannelConnectivity.READY:
-        await channel.wait_for_state_change(state)
-        state = channel.get_state()
+    if metadata:
+        # Only the session's program stops, which the client's connection outlives: the pod is asked instead.
+        while not (await call(channel, "unary_unary", "Unary", b"")).startswith(b"pod"):
+            pass
+    else:
+        # The server says GOAWAY: the channel leaves the connection, and finds no other.
+        while (state := channel.get_state()) == grpc.ChannelConnectivity.READY:
+            await channel.wait_for_state_change(state)
     for number in range(10):
         await chat.write(b"after")
         answer = await chat.read()
