@@ -85,6 +85,11 @@ impl<T: AsyncRead + AsyncWrite + Unpin> AsyncWrite for Gathered<T> {
         if inner.pending() >= HIGH_WATER {
             ready!(inner.flush(cx))?;
         }
+        // With something always pending `flush` never gets to clear the buffer: what is written must not stay in it.
+        if inner.written >= KEEP {
+            let written = std::mem::take(&mut inner.written);
+            inner.out.drain(..written);
+        }
         inner.out.extend_from_slice(data);
         Poll::Ready(Ok(data.len()))
     }
