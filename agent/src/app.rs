@@ -13,7 +13,10 @@ use std::{
 };
 
 use mirrord_filters::{Engine, EngineSettings};
-use mirrord_protocol::control::{ErrorReply, Event};
+use mirrord_protocol::{
+    control::{ErrorReply, Event},
+    deliver::Kind,
+};
 use tokio::{
     net::UnixListener,
     signal::unix::{SignalKind, signal},
@@ -242,10 +245,10 @@ impl App {
     }
 
     /// Hands a delivery connection to its worker; resolves once it is in use.
-    pub async fn link(&self, id: SessionId, worker: u16, socket: std::os::unix::net::UnixStream) {
+    pub async fn link(&self, id: SessionId, worker: u16, kind: Kind, socket: std::os::unix::net::UnixStream) {
         let Some(handle) = self.workers.get(usize::from(worker)) else { return };
         let (done, in_use) = oneshot::channel();
-        if handle.orders.send(Order::Link(id, socket, done)).is_ok()
+        if handle.orders.send(Order::Link(id, kind, socket, done)).is_ok()
             && in_use.await.is_ok()
             && let Some(session) = self.sessions.borrow().get(id)
         {

@@ -9,7 +9,7 @@ use std::{io, rc::Rc};
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use mirrord_protocol::{
-    deliver::{HELLO_LEN, Hello, MAGIC},
+    deliver::{HELLO_LEN, Hello, Kind, MAGIC},
     limits::HELLO_TIMEOUT,
 };
 use tokio::{io::AsyncReadExt, net::UnixStream};
@@ -23,8 +23,8 @@ pub async fn serve(app: Rc<App>, mut socket: UnixStream) {
     let caller = app.caller();
     let mut first = [0; MAGIC.len()];
     match tokio::time::timeout(HELLO_TIMEOUT, socket.read_exact(&mut first)).await {
-        Ok(Ok(_)) if &first == MAGIC => {
-            if let Err(error) = deliveries(&app, socket).await {
+        Ok(Ok(_)) if Kind::of(&first).is_some() => {
+            if let Err(error) = deliveries(&app, socket, first).await {
                 tracing::warn!(%error, "a delivery connection was refused");
             }
         }
@@ -37,15 +37,15 @@ pub async fn serve(app: Rc<App>, mut socket: UnixStream) {
 }
 
 /// Finds the session by the hello's token and hands the socket to the worker.
-async fn deliveries(app: &App, mut socket: UnixStream) -> io::Result<()> {
+async fn deliveries(app: &App, mut socket: UnixStream, first: [u8; MAGIC.len()]) -> io::Result<()> {
     let mut hello = [0; HELLO_LEN];
-    hello[..MAGIC.len()].copy_from_slice(MAGIC);
+    hello[..MAGIC.len()].copy_from_slice(&first);
     let rest = tokio::time::timeout(HELLO_TIMEOUT, socket.read_exact(&mut hello[MAGIC.len()..])).await;
     rest.map_err(|_| io::Error::from(io::ErrorKind::TimedOut))??;
     let hello = Hello::decode(&hello).ok_or_else(|| io::Error::from(io::ErrorKind::InvalidData))?;
     let id = app.sessions.borrow().by_token(&hello.token).map(|session| session.spec.id);
     let id = id.ok_or_else(|| io::Error::new(io::ErrorKind::PermissionDenied, "no session has this token"))?;
-    app.link(id, hello.worker, socket.into_std()?).await;
+    app.link(id, hello.worker, hello.kind, socket.into_std()?).await;
     Ok(())
 }
 

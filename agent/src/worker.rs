@@ -6,6 +6,7 @@
 //! ```
 
 mod latency;
+mod passed;
 mod table;
 mod thread;
 

@@ -1,5 +1,6 @@
 //! Delivery connections: dialled to the agent, one for each of its workers; each stream that the agent opens on them is
-//! connected to the program's port and copied. Nothing here knows what the bytes mean.
+//! connected to the program's port and copied ([`Delivery::Tunnel`]), or each connection is passed ([`crate::passing`]).
+//! Nothing here knows what the bytes mean.
 
 use std::{
     io,
@@ -12,10 +13,10 @@ use std::{
 
 use http::{HeaderValue, Request, Response, StatusCode};
 use mirrord_protocol::{
-    deliver::{self, Hello},
+    deliver::{self, Hello, Kind},
     layer::Origin,
 };
-use mirrord_tunnel::{Offer, Server};
+use mirrord_tunnel::{Offer, Passing, Server};
 use tokio::{
     io::AsyncWriteExt,
     net::{TcpSocket, TcpStream, UnixStream},
@@ -57,10 +58,13 @@ impl Program {
     }
 
     /// Connects to the program in the name of the flow's client; the guard keeps that name as long as the connection lives.
-    async fn connect(&self, flow: Flow) -> io::Result<(TcpStream, OriginGuard)> {
-        let port = self.local_port(flow.port);
-        let bound = port.and_then(|port| self.registry.bound_for(port, flow.origin.client.ip()));
-        let bound = bound.ok_or_else(|| io::Error::new(io::ErrorKind::ConnectionRefused, "the program does not listen on that port"))?;
+    pub async fn connect(&self, flow: Flow) -> io::Result<(TcpStream, OriginGuard)> {
+        let nobody = || io::Error::new(io::ErrorKind::ConnectionRefused, "the program does not listen on that port");
+        let port = self.local_port(flow.port).ok_or_else(nobody)?;
+        let mut origin = flow.origin;
+        let bound = self.registry.bound_for(port, origin.client.ip()).ok_or_else(nobody)?;
+        // The program knows the port that it asked for, not the pod's.
+        origin.destination.set_port(port);
         let (socket, any) = match bound {
             SocketAddr::V4(_) => (TcpSocket::new_v4()?, SocketAddr::from((Ipv4Addr::LOCALHOST, 0))),
             SocketAddr::V6(_) => (TcpSocket::new_v6()?, SocketAddr::from((Ipv6Addr::LOCALHOST, 0))),
@@ -68,18 +72,18 @@ impl Program {
         socket.set_nodelay(true)?;
         // Our own end is known, and told to the registry, before the program can see the connection.
         socket.bind(any)?;
-        let origin = self.registry.origin(socket.local_addr()?, flow.origin);
+        let origin = self.registry.origin(socket.local_addr()?, origin);
         let stream = tokio::time::timeout(CONNECT_TIMEOUT, socket.connect(bound)).await;
         let stream = stream.map_err(|_| io::Error::new(io::ErrorKind::TimedOut, "the program does not accept connections"))??;
         Ok((stream, origin))
     }
 }
 
-/// What a delivery stream's head says.
+/// What the agent says about a flow.
 #[derive(Clone, Copy)]
-struct Flow {
-    port: u16,
-    origin: Origin,
+pub struct Flow {
+    pub port: u16,
+    pub origin: Origin,
 }
 
 impl Flow {
@@ -92,15 +96,35 @@ impl Flow {
     }
 }
 
+/// A delivery connection.
+pub enum Delivery {
+    Tunnel(Box<Server<UnixStream>>),
+    Sockets(Passing),
+}
+
 /// Dials a delivery connection for one worker and shakes hands.
-pub async fn connect(agent: &Path, token: [u8; 16], worker: u16) -> io::Result<Server<UnixStream>> {
+pub async fn connect(agent: &Path, kind: Kind, token: [u8; 16], worker: u16) -> io::Result<Delivery> {
     let mut socket = dial(agent).await?;
-    socket.write_all(&Hello { token, worker }.encode()).await?;
-    Server::accept(socket).await
+    socket.write_all(&Hello { kind, token, worker }.encode()).await?;
+    Ok(match kind {
+        Kind::Tunnel => Delivery::Tunnel(Box::new(Server::accept(socket).await?)),
+        Kind::Sockets => Delivery::Sockets(Passing::new(socket)),
+    })
 }
 
 /// Serves a delivery connection to its end.
-pub async fn serve(mut server: Server<UnixStream>, program: Rc<Program>) {
+pub async fn serve(delivery: Delivery, program: Rc<Program>) {
+    match delivery {
+        Delivery::Tunnel(server) => serve_tunnel(*server, program).await,
+        Delivery::Sockets(passing) => {
+            if let Err(error) = crate::passing::serve(passing, program).await {
+                tracing::debug!(%error, "a delivery connection ended");
+            }
+        }
+    }
+}
+
+async fn serve_tunnel(mut server: Server<UnixStream>, program: Rc<Program>) {
     loop {
         match server.next().await {
             Ok(Some(offer)) => {

@@ -12,7 +12,7 @@ use std::{collections::BTreeSet, path::Path, rc::Rc};
 use http::Method;
 use mirrord_protocol::{
     control::{ErrorReply, Event, FilterLink, Level, SessionRequest},
-    deliver::token_from_hex,
+    deliver::{Kind, token_from_hex},
     limits::{MAX_FILTER_MODULE, MAX_WORKERS},
 };
 use tokio::{
@@ -56,8 +56,9 @@ fn lost(why: &str) -> ErrorReply {
 }
 
 impl Session {
-    /// Uploads the filters, opens the session, dials the deliveries. Nothing is redirected yet.
-    pub async fn open(settings: &Settings) -> Result<Self, ErrorReply> {
+    /// Uploads the filters, opens the session, dials the deliveries (of the kind that is wanted, if the agent knows it). Nothing is
+    /// redirected yet.
+    pub async fn open(settings: &Settings, wanted: Kind) -> Result<Self, ErrorReply> {
         let layers = Layers::bind().map_err(|error| failure(format!("cannot serve the program's layer: {error}"), ""))?;
         let agent = Agent::connect(&settings.agent).await?;
         let mut chain = Vec::new();
@@ -76,15 +77,18 @@ impl Session {
             priority: settings.priority,
         };
         let mut events = agent.open(&request).await?;
-        let (token, workers) = match events.next().await {
-            Some(Event::Opened { token, workers, .. }) if workers <= MAX_WORKERS => (token_from_hex(&token), workers),
-            _ => (None, 0),
+        let (token, workers, passes_sockets) = match events.next().await {
+            Some(Event::Opened { token, workers, passes_sockets, .. }) if workers <= MAX_WORKERS => {
+                (token_from_hex(&token), workers, passes_sockets)
+            }
+            _ => (None, 0, false),
         };
+        let kind = if passes_sockets { wanted } else { Kind::Tunnel };
         let token = token.ok_or_else(|| failure("the agent opened no session", "use an agent and a command line of the same version"))?;
         let program = Rc::new(Program::new(layers.registry(), settings.ports.clone()));
         let mut deliveries = JoinSet::new();
         for worker in 0..workers {
-            let server = delivery::connect(&settings.agent, token, worker).await;
+            let server = delivery::connect(&settings.agent, kind, token, worker).await;
             let server =
                 server.map_err(|error| failure(format!("cannot take deliveries from the agent: {error}"), "run the command again"))?;
             deliveries.spawn_local(delivery::serve(server, program.clone()));

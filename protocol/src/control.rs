@@ -122,6 +122,9 @@ pub enum Event {
         token: String,
         /// Number of worker threads.
         workers: u16,
+        /// Whether the agent takes delivery connections that pass sockets.
+        #[serde(default)]
+        passes_sockets: bool,
     },
     /// Something that the session's user should read: a filter's fault or log line, a conflict, copies that were dropped.
     Notice {
@@ -306,8 +309,9 @@ mod tests {
 
     #[test]
     fn events_keep_their_shape() {
-        let opened = Event::Opened { id: 1, token: "t".into(), workers: 2 };
-        assert_eq!(serde_json::to_string(&opened).unwrap(), r#"{"opened":{"id":1,"token":"t","workers":2}}"#);
+        let opened = Event::Opened { id: 1, token: "t".into(), workers: 2, passes_sockets: false };
+        assert_eq!(serde_json::to_string(&opened).unwrap(), r#"{"opened":{"id":1,"token":"t","workers":2,"passes_sockets":false}}"#);
+        assert_eq!(serde_json::from_str::<Event>(r#"{"opened":{"id":1,"token":"t","workers":2}}"#).unwrap(), opened);
         let notice = Event::Notice { level: Level::Warn, message: "m".into() };
         assert_eq!(serde_json::to_string(&notice).unwrap(), r#"{"notice":{"level":"warn","message":"m"}}"#);
     }

@@ -1,7 +1,8 @@
-//! Delivery connections: the intproxy dials them, says [`Hello`], and is then the HTTP/2 server.
+//! Delivery connections: the intproxy dials them and says [`Hello`], which tells the [`Kind`].
 //!
-//! Each picked flow is a stream `POST /v1/deliver` whose head has the headers below; the intproxy answers 200 once it has
-//! connected to the program, or 502 with [`ERROR`]; then both bodies are the flow's bytes.
+//! [`Kind::Tunnel`]: the intproxy is then the HTTP/2 server. Each picked flow is a stream `POST /v1/deliver` whose head has the
+//! headers below; the intproxy answers 200 once it has connected to the program, or 502 with [`ERROR`]; then both bodies are
+//! the flow's bytes. [`Kind::Sockets`]: see [`crate::passing`].
 
 use std::fmt;
 
@@ -20,10 +21,42 @@ pub const ERROR: &str = "mirrord-error";
 pub const HELLO_LEN: usize = MAGIC.len() + 16 + 2;
 /// First bytes of a delivery connection; a control connection begins with HTTP/2's preface (`PRI * …`).
 pub const MAGIC: &[u8; 8] = b"MRDLVR/1";
+/// The same of one that passes sockets.
+pub const SOCKETS_MAGIC: &[u8; 8] = b"MRSOCK/1";
+
+/// How flows travel.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Kind {
+    /// As streams of an HTTP/2 connection, whose bytes the intproxy copies.
+    Tunnel,
+    /// The intproxy passes its connection to the program itself: both ends are on one machine, and this is a unix socket.
+    Sockets,
+}
+
+impl Kind {
+    /// What its first bytes say; `None`: it is no delivery connection.
+    #[must_use]
+    pub fn of(first: &[u8; 8]) -> Option<Self> {
+        match first {
+            MAGIC => Some(Self::Tunnel),
+            SOCKETS_MAGIC => Some(Self::Sockets),
+            _ => None,
+        }
+    }
+
+    fn magic(self) -> &'static [u8; 8] {
+        match self {
+            Self::Tunnel => MAGIC,
+            Self::Sockets => SOCKETS_MAGIC,
+        }
+    }
+}
 
 /// The first bytes of a delivery connection: magic, session token (16 bytes), worker index (u16, big-endian).
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub struct Hello {
+    /// How flows travel on it.
+    pub kind: Kind,
     /// The session's secret, from `Event::Opened`.
     pub token: [u8; 16],
     /// Which of the agent's workers this connection serves, from 0.
@@ -32,7 +65,7 @@ pub struct Hello {
 
 impl fmt::Debug for Hello {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Hello").field("worker", &self.worker).finish_non_exhaustive()
+        f.debug_struct("Hello").field("kind", &self.kind).field("worker", &self.worker).finish_non_exhaustive()
     }
 }
 
@@ -41,7 +74,7 @@ impl Hello {
     #[must_use]
     pub fn encode(&self) -> [u8; HELLO_LEN] {
         let mut bytes = [0; HELLO_LEN];
-        bytes[..8].copy_from_slice(MAGIC);
+        bytes[..8].copy_from_slice(self.kind.magic());
         bytes[8..24].copy_from_slice(&self.token);
         bytes[24..].copy_from_slice(&self.worker.to_be_bytes());
         bytes
@@ -53,7 +86,7 @@ impl Hello {
         let (magic, rest) = bytes.split_first_chunk::<8>()?;
         let (token, rest) = rest.split_first_chunk::<16>()?;
         let worker = u16::from_be_bytes(*rest.first_chunk::<2>()?);
-        (magic == MAGIC).then_some(Self { token: *token, worker })
+        Some(Self { kind: Kind::of(magic)?, token: *token, worker })
     }
 }
 
@@ -82,10 +115,13 @@ mod tests {
 
     #[test]
     fn hello_survives_the_wire() {
-        let hello = Hello { token: *b"0123456789abcdef", worker: 258 };
+        let hello = Hello { kind: Kind::Tunnel, token: *b"0123456789abcdef", worker: 258 };
         let bytes = hello.encode();
         assert_eq!(&bytes, b"MRDLVR/10123456789abcdef\x01\x02");
         assert_eq!(Hello::decode(&bytes), Some(hello));
+        let hello = Hello { kind: Kind::Sockets, ..hello };
+        assert_eq!(&hello.encode(), b"MRSOCK/10123456789abcdef\x01\x02");
+        assert_eq!(Hello::decode(&hello.encode()), Some(hello));
         let mut wrong = bytes;
         wrong[0] = b'P';
         assert_eq!(Hello::decode(&wrong), None);

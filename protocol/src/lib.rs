@@ -4,6 +4,7 @@
 //! * [`deliver`]: how a delivery connection opens and what its streams' heads say (agent → intproxy).
 //! * [`layer`]: the messages between the preloaded layer and the intproxy, and their framing.
 //! * [`limits`]: the bounds that both sides of each exchange keep.
+//! * [`passing`]: the messages of a delivery connection that passes sockets (agent ⇄ intproxy).
 
 #![forbid(unsafe_code)]
 #![warn(missing_docs)]
@@ -12,3 +13,4 @@ pub mod control;
 pub mod deliver;
 pub mod layer;
 pub mod limits;
+pub mod passing;

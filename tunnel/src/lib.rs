@@ -6,20 +6,24 @@
 //!
 //! On a delivery connection the intproxy has dialled and is the HTTP/2 server; the agent opens a stream for each picked flow.
 //! Flow control, cancellation and errors are HTTP/2's own, so a slow program holds back its own stream and nothing else.
+//! Where both share a machine, connections to the program are passed as descriptors instead ([`Passing`]).
 //! Everything here lives on one thread (`spawn_local`): each worker of the agent has its own connection.
 
-#![forbid(unsafe_code)]
+#![deny(unsafe_code)]
 #![warn(missing_docs)]
 
+mod ancillary;
 mod connection;
 mod copy;
 mod gather;
+mod passing;
 mod stream;
 #[cfg(test)]
 mod tests;
 
 pub use connection::{Client, Offer, Refusal, Server};
 pub use copy::copy;
+pub use passing::{Inbox, Passing};
 pub use stream::Stream;
 
 /// Window of one stream, bytes: what a reader that has stopped can make its peer hold.

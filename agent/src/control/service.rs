@@ -123,7 +123,7 @@ impl Connection {
         let id =
             self.app.sessions.borrow_mut().new_id().map_err(|error| refused(StatusCode::TOO_MANY_REQUESTS, error, "end one of them"))?;
         let token = random_token().map_err(|error| refused(StatusCode::INTERNAL_SERVER_ERROR, error, ""))?;
-        let opened = Event::Opened { id, token: token_to_hex(&token), workers: self.app.worker_count() };
+        let opened = Event::Opened { id, token: token_to_hex(&token), workers: self.app.worker_count(), passes_sockets: true };
         let spec = SessionSpec { id, mode: request.mode, ambiguous: request.ambiguous, filters, notices };
         let (owner, priority) = (request.owner, request.priority);
         self.app.open_session(Session {

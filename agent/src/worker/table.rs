@@ -20,6 +20,7 @@ use mirrord_tunnel::{Client, Refusal};
 
 use super::{
     latency::{Stopwatch, Timed},
+    passed::{Passed, Sockets},
     thread::Stream,
 };
 use crate::{
@@ -32,13 +33,20 @@ use crate::{
 /// A filter that faults all the time is reported once in this time.
 const FAULT_NOTICE_EVERY: Duration = Duration::from_secs(1);
 
+/// A session's delivery connection.
+#[derive(Clone)]
+pub enum Delivery {
+    Tunnel(Client),
+    Sockets(Sockets),
+}
+
 /// A session as this worker sees it.
 struct Subscriber {
     spec: SessionSpec,
     /// One instance for each link of the chain.
     chain: RefCell<Vec<Instance>>,
     /// The delivery connection, once the intproxy has dialled it.
-    link: RefCell<Option<Client>>,
+    link: RefCell<Option<Delivery>>,
     last_fault_notice: Cell<Option<Instant>>,
 }
 
@@ -95,19 +103,21 @@ impl Worker {
         self.sessions.borrow_mut().insert(subscriber.spec.id, Rc::new(subscriber));
     }
 
-    /// Forgets a session: its streams are reset by whoever owns them when the delivery connection ends.
+    /// Forgets a session. Its tunnel's streams are reset when the delivery connection ends, its sockets at once.
     pub fn remove_session(&self, id: SessionId) {
-        if let Some(subscriber) = self.sessions.borrow_mut().remove(&id) {
-            subscriber.link.borrow_mut().take();
+        if let Some(subscriber) = self.sessions.borrow_mut().remove(&id)
+            && let Some(Delivery::Sockets(sockets)) = subscriber.link.borrow_mut().take()
+        {
+            sockets.end();
         }
     }
 
     /// Attaches a delivery connection; `false`: the session is gone.
-    pub fn link(&self, id: SessionId, client: Client) -> bool {
+    pub fn link(&self, id: SessionId, delivery: Delivery) -> bool {
         let sessions = self.sessions.borrow();
         let found = sessions.get(&id);
         if let Some(subscriber) = found {
-            *subscriber.link.borrow_mut() = Some(client);
+            *subscriber.link.borrow_mut() = Some(delivery);
         }
         found.is_some()
     }
@@ -297,7 +307,10 @@ impl Surroundings for Worker {
                 Upstream::Session(id) => {
                     let link = this.sessions.borrow().get(&id).and_then(|subscriber| subscriber.link.borrow().clone());
                     let link = link.ok_or_else(|| io::Error::new(io::ErrorKind::ConnectionRefused, "the session has ended"))?;
-                    Stream::Tunnel(deliver(&link, &flow).await?)
+                    match link {
+                        Delivery::Tunnel(client) => Stream::Tunnel(deliver(&client, &flow).await?),
+                        Delivery::Sockets(sockets) => Stream::Passed(sockets.open(&flow).await?),
+                    }
                 }
             };
             Ok(this.stopwatch.watch(stream, &flow, upstream))
@@ -306,7 +319,7 @@ impl Surroundings for Worker {
 
     fn abort(&self, stream: &mut Timed<Stream>) {
         // A tunnel's stream is reset by being dropped.
-        if let Stream::Tcp(socket) = &stream.stream {
+        if let Stream::Tcp(socket) | Stream::Passed(Passed { socket, .. }) = &stream.stream {
             let _ = socket2::SockRef::from(socket).set_linger(Some(Duration::ZERO));
         }
     }

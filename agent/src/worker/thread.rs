@@ -10,7 +10,8 @@ use std::{
     time::Duration,
 };
 
-use mirrord_tunnel::Client;
+use mirrord_protocol::deliver::Kind;
+use mirrord_tunnel::{Client, Passing};
 use tokio::{
     io::{AsyncRead, AsyncWrite, ReadBuf},
     net::{TcpListener, TcpStream, UnixStream},
@@ -18,7 +19,10 @@ use tokio::{
     task::LocalSet,
 };
 
-use super::table::Worker;
+use super::{
+    passed::{Passed, Sockets},
+    table::{Delivery, Worker},
+};
 use crate::{
     counters::Counters,
     gateway::{
@@ -38,7 +42,7 @@ pub enum Order {
     /// A session exists.
     AddSession(SessionSpec),
     /// A session's intproxy has dialled a delivery connection for this worker; answered once it is in use.
-    Link(SessionId, std::os::unix::net::UnixStream, oneshot::Sender<()>),
+    Link(SessionId, Kind, std::os::unix::net::UnixStream, oneshot::Sender<()>),
     /// A session has ended.
     RemoveSession(SessionId),
     /// Who subscribes which port, in order; answered once it holds for every request that comes after.
@@ -59,9 +63,10 @@ pub enum StartError {
     Io(#[from] io::Error),
 }
 
-/// A stream to an upstream: the pod's TCP connection, or one inside a session's tunnel.
+/// A stream to an upstream: the pod's TCP connection, one to a session's program, or one inside a session's tunnel.
 pub enum Stream {
     Tcp(TcpStream),
+    Passed(Passed),
     Tunnel(mirrord_tunnel::Stream),
 }
 
@@ -131,9 +136,12 @@ async fn obey(worker: Rc<Worker>, mut inbox: mpsc::UnboundedReceiver<Order>) {
                 worker.set_ports(&ports);
                 let _ = done.send(());
             }
-            Order::Link(id, socket, done) => {
+            Order::Link(id, Kind::Tunnel, socket, done) => {
                 // A slow handshake must not hold up other orders.
                 tokio::task::spawn_local(link(worker.clone(), id, socket, done));
+            }
+            Order::Link(id, Kind::Sockets, socket, done) => {
+                tokio::task::spawn_local(link_sockets(worker.clone(), id, socket, done));
             }
         }
     }
@@ -143,7 +151,7 @@ async fn link(worker: Rc<Worker>, id: SessionId, socket: std::os::unix::net::Uni
     let connected = async { Client::connect(UnixStream::from_std(socket)?).await };
     match tokio::time::timeout(mirrord_protocol::limits::HELLO_TIMEOUT, connected).await {
         Ok(Ok((client, driver))) => {
-            if worker.link(id, client) {
+            if worker.link(id, Delivery::Tunnel(client)) {
                 let _ = done.send(());
             }
             if let Err(error) = driver.await {
@@ -156,10 +164,27 @@ async fn link(worker: Rc<Worker>, id: SessionId, socket: std::os::unix::net::Uni
     }
 }
 
+async fn link_sockets(worker: Rc<Worker>, id: SessionId, socket: std::os::unix::net::UnixStream, done: oneshot::Sender<()>) {
+    let sockets = Sockets::default();
+    let passing = match UnixStream::from_std(socket) {
+        Ok(socket) => Passing::new(socket),
+        Err(error) => return tracing::warn!(%error, session = id, "a delivery connection cannot be used"),
+    };
+    if !worker.link(id, Delivery::Sockets(sockets.clone())) {
+        return;
+    }
+    let _ = done.send(());
+    if let Err(error) = sockets.drive(passing).await {
+        tracing::debug!(%error, session = id, "a delivery connection ended");
+    }
+    worker.unlink(id);
+}
+
 macro_rules! each {
     ($stream:expr, $inner:ident => $call:expr) => {
         match $stream.get_mut() {
             Stream::Tcp($inner) => $call,
+            Stream::Passed($inner) => $call,
             Stream::Tunnel($inner) => $call,
         }
     };

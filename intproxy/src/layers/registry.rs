@@ -22,7 +22,9 @@ pub struct Registry(Arc<Mutex<Tables>>);
 struct Tables {
     /// In the order in which they came; by their kernel's address, which sockets of one SO_REUSEPORT group share.
     listeners: Vec<Held>,
-    origins: HashMap<SocketAddr, Origin>,
+    /// With the number of the guard: a port may be used again before the agent says that its last connection has ended.
+    origins: HashMap<SocketAddr, (u64, Origin)>,
+    last_guard: u64,
 }
 
 #[derive(Debug)]
@@ -51,14 +53,16 @@ impl Registry {
     pub fn origin(&self, local: SocketAddr, origin: Origin) -> OriginGuard {
         let local = canonical(local);
         let mut tables = lock(&self.0);
-        if tables.origins.len() < MAX_ORIGINS {
-            tables.origins.insert(local, origin);
+        tables.last_guard += 1;
+        let number = tables.last_guard;
+        if tables.origins.len() < MAX_ORIGINS || tables.origins.contains_key(&local) {
+            tables.origins.insert(local, (number, origin));
         }
-        OriginGuard { registry: self.clone(), local }
+        OriginGuard { registry: self.clone(), local, number }
     }
 
     pub(super) fn find_origin(&self, peer: SocketAddr) -> Option<Origin> {
-        lock(&self.0).origins.get(&canonical(peer)).copied()
+        lock(&self.0).origins.get(&canonical(peer)).map(|(_, origin)| *origin)
     }
 
     /// A process has a listener. Fails if it has too many.
@@ -153,11 +157,15 @@ fn nearness(listener: SocketAddr, asked: SocketAddr) -> Option<u8> {
 pub struct OriginGuard {
     registry: Registry,
     local: SocketAddr,
+    number: u64,
 }
 
 impl Drop for OriginGuard {
     fn drop(&mut self) {
-        lock(&self.registry.0).origins.remove(&self.local);
+        let mut tables = lock(&self.registry.0);
+        if tables.origins.get(&self.local).is_some_and(|(number, _)| *number == self.number) {
+            tables.origins.remove(&self.local);
+        }
     }
 }
 
@@ -232,6 +240,12 @@ mod tests {
         assert_eq!(registry.find_origin("[::ffff:127.0.0.1]:6000".parse().unwrap()), Some(origin));
         drop(guard);
         assert_eq!(registry.find_origin("127.0.0.1:6000".parse().unwrap()), None);
+
+        // A port that is used again belongs to the later one.
+        let earlier = registry.origin("127.0.0.1:6000".parse().unwrap(), Origin { client: "10.0.0.8:1".parse().unwrap(), ..origin });
+        let _later = registry.origin("127.0.0.1:6000".parse().unwrap(), origin);
+        drop(earlier);
+        assert_eq!(registry.find_origin("127.0.0.1:6000".parse().unwrap()), Some(origin));
     }
 
     #[test]
