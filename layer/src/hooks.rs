@@ -42,7 +42,10 @@ hook! { unsafe fn bind(fd: c_int, address: *const sockaddr, length: socklen_t) -
 hook! { unsafe fn listen(fd: c_int, backlog: c_int) -> c_int => layer_listen {
     let is_unnamed = ops::is_unnamed(fd);
     // SAFETY: passed on as it came.
-    let result = unsafe { real!(listen)(fd, backlog) };
+    let mut result = unsafe { real!(listen)(fd, backlog) };
+    if result == -1 && sys::errno() == libc::EADDRINUSE && !is_unnamed && ops::listen_elsewhere(fd, backlog) {
+        result = 0;
+    }
     if result == 0 {
         ops::listening(fd, is_unnamed);
     }

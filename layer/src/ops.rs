@@ -9,6 +9,7 @@ use crate::{
     state::{self, State},
     sys::{self, Errno, Identity},
     tables::{Bound, Tables, Told},
+    twin,
 };
 
 /// Most addresses of other processes that a process remembers having connected to.
@@ -62,7 +63,8 @@ fn bind_elsewhere(state: &State, fd: i32, identity: Identity, asked: SocketAddr,
         SocketAddr::V6(_) => IpAddr::V6(Ipv6Addr::LOCALHOST),
     };
     let candidates = match errno {
-        libc::EADDRINUSE | libc::EACCES => vec![SocketAddr::new(asked.ip(), 0)],
+        // Loopback for one that was bound there as its own IP is not this machine's, and now has to move once more.
+        libc::EADDRINUSE | libc::EACCES => vec![with_port_0(asked), SocketAddr::new(loopback, 0)],
         libc::EADDRNOTAVAIL => vec![SocketAddr::new(loopback, asked.port()), SocketAddr::new(loopback, 0)],
         _ => return Err(errno),
     };
@@ -75,6 +77,39 @@ fn bind_elsewhere(state: &State, fd: i32, identity: Identity, asked: SocketAddr,
         // Without a session the program meets what it would meet without us.
         _ => Err(errno),
     }
+}
+
+fn with_port_0(mut address: SocketAddr) -> SocketAddr {
+    address.set_port(0);
+    address
+}
+
+/// The kernel lets several bind one port if all of them say SO_REUSEADDR, and refuses it to the second one that listens. If the
+/// first is none of the session's, the program listens somewhere else, as at bind. Returns whether it does now.
+///
+/// What has a number of the old socket in this process gets the new one. Not so what knows the socket itself: an epoll set to which
+/// it was added before it listened (no known runtime does) loses it, and a process that was forked between bind and listen
+/// keeps the old one, on which listen goes on failing: the session has the port by then.
+pub fn listen_elsewhere(fd: i32, backlog: i32) -> bool {
+    let moved = state::with(|state| {
+        let old = sys::socket(fd)?;
+        let asked = state.tables(|tables| tables.sockets.iter().find(|socket| socket.identity == old).map(|own| own.listener.asked))?;
+        let twin = twin::of(fd)?;
+        let moved = bind_elsewhere(state, twin, old, asked, libc::EADDRINUSE)
+            .and_then(|()| twin::listen(twin, backlog))
+            .and_then(|()| twin::put(twin, fd));
+        let bound = sys::local(twin);
+        sys::close(twin);
+        moved.ok()?;
+        for copy in sys::descriptors().into_iter().filter(|copy| sys::socket(*copy) == Some(old)) {
+            // It is closed at worst, by another thread.
+            let _ = twin::put(fd, copy);
+        }
+        state.tables(|tables| tables.sockets.retain(|socket| socket.identity != old));
+        state.add(sys::socket(fd)?, Listener { asked, bound: bound? }, Told::Nothing);
+        Some(())
+    });
+    moved.flatten().is_some()
 }
 
 /// Whether the kernel will choose a socket's port when it listens, or has chosen it: nobody can ask for that one.

@@ -165,7 +165,8 @@ pub fn set_errno(value: Errno) {
     unsafe { *libc::__errno_location() = value };
 }
 
-fn option(fd: c_int, level: c_int, name: c_int) -> Option<c_int> {
+/// An option of a socket that is a number.
+pub fn option(fd: c_int, level: c_int, name: c_int) -> Option<c_int> {
     let mut value: c_int = 0;
     let mut length = size_of::<c_int>() as socklen_t;
     // SAFETY: value and length are ours and fit each other.

@@ -4,10 +4,14 @@
 
 mod common;
 
-use std::{net::TcpListener, process::Command};
+use std::{
+    net::{SocketAddr, TcpListener, TcpStream},
+    process::Command,
+};
 
 use common::{c_server, free_port, library, source, visit, Program, Session};
 use mirrord_protocol::layer::ADDRESS_VARIABLE;
+use socket2::{Domain, Socket, Type};
 
 #[test]
 fn a_busy_port_is_moved_and_the_program_does_not_notice() {
@@ -40,6 +44,46 @@ fn a_second_bind_of_one_address_fails_as_ever() {
         assert_eq!((status, lines.as_slice()), (1, &["bind: Address already in use".to_owned()][..]));
         session.until_closed(port);
     }
+}
+
+// Two sockets that both say SO_REUSEADDR may be bound to one port; only one of them may then listen.
+#[test]
+fn a_port_that_gets_busy_between_bind_and_listen_is_moved() {
+    let session = Session::start();
+    for (any, nobody, domain) in [("0.0.0.0", "0.0.0.0:0", Domain::IPV4), ("::", "[::]:0", Domain::IPV6)] {
+        let other = Socket::new(domain, Type::STREAM, None).unwrap();
+        other.set_reuse_address(true).unwrap();
+        other.bind(&nobody.parse::<SocketAddr>().unwrap().into()).unwrap();
+        let port = other.local_addr().unwrap().as_socket().unwrap().port();
+        let program = Program::start(session.command(c_server()).args(["late", &port.to_string(), any]));
+        let options = [program.line(), program.line()];
+        other.listen(8).unwrap();
+        program.signal("USR1");
+        assert_eq!([program.line(), program.line()], options, "of the descriptor and of its copy");
+        assert_eq!(program.line().rsplit_once(':').unwrap().1, port.to_string());
+        session.until_open(port);
+        assert_ne!(session.registry.bound(port).unwrap().port(), port);
+        // At the copy: the other descriptor is closed by now.
+        assert!(session.deliver(port, "hello\n").contains("client="));
+        // The rest of the machine finds what was there.
+        let (visitor, (accepted, _)) = (TcpStream::connect(("127.0.0.1", port)).unwrap(), other.accept().unwrap());
+        assert_eq!(accepted.peer_addr().unwrap().as_socket().unwrap().port(), visitor.local_addr().unwrap().port());
+        drop(program);
+        session.until_closed(port);
+    }
+}
+
+#[test]
+fn one_that_the_session_itself_listens_on_is_not() {
+    let (session, port) = (Session::start(), free_port());
+    let mut late = session.c("late", port);
+    let _options = [late.line(), late.line()];
+    let first = session.c("accept", port);
+    first.line();
+    late.signal("USR1");
+    let (status, lines) = late.rest();
+    assert_eq!((status, lines.as_slice()), (1, &["listen: Address already in use".to_owned()][..]));
+    assert_eq!(session.registry.bound(port).unwrap().port(), port);
 }
 
 #[test]

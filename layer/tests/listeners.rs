@@ -98,7 +98,7 @@ fn a_signals_handler_may_close_the_listener() {
     let program = session.c("signal", port);
     program.line();
     session.deliver(port, "hello\n");
-    std::process::Command::new("kill").args(["-USR1", &program.pid().to_string()]).status().unwrap();
+    program.signal("USR1");
     session.until_closed(port);
 }
 

@@ -5,6 +5,7 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <netinet/in.h>
+#include <netinet/tcp.h>
 #include <poll.h>
 #include <pthread.h>
 #include <signal.h>
@@ -31,7 +32,7 @@ static void name_of(const struct sockaddr_storage *a, char *out, size_t n) {
     }
 }
 
-static int listen_on(const char *address, int port, int reuseport) {
+static int bind_on(const char *address, int port, int reuseport) {
     struct sockaddr_storage a = {0};
     socklen_t length;
     if (strchr(address, ':')) {
@@ -47,8 +48,27 @@ static int listen_on(const char *address, int port, int reuseport) {
     if (reuseport) setsockopt(fd, SOL_SOCKET, SO_REUSEPORT, &one, sizeof one);
     else setsockopt(fd, SOL_SOCKET, SO_REUSEADDR, &one, sizeof one);
     if (bind(fd, (void *)&a, length)) die("bind");
+    return fd;
+}
+
+static int listen_on(const char *address, int port, int reuseport) {
+    int fd = bind_on(address, port, reuseport);
     if (listen(fd, 64)) die("listen");
     return fd;
+}
+
+static int option(int fd, int level, int name) {
+    int value = -1;
+    socklen_t length = sizeof value;
+    getsockopt(fd, level, name, &value, &length);
+    return value;
+}
+
+static void say_options(int fd) {
+    printf("cloexec=%d flags=%x reuse=%d buffer=%d/%d idle=%d defer=%d v6only=%d\n", fcntl(fd, F_GETFD), fcntl(fd, F_GETFL),
+           option(fd, SOL_SOCKET, SO_REUSEADDR), option(fd, SOL_SOCKET, SO_RCVBUF), option(fd, SOL_SOCKET, SO_SNDBUF),
+           option(fd, IPPROTO_TCP, TCP_KEEPIDLE), option(fd, IPPROTO_TCP, TCP_DEFER_ACCEPT), option(fd, IPPROTO_IPV6, IPV6_V6ONLY));
+    fflush(stdout);
 }
 
 static void say_bound(int fd) {
@@ -135,7 +155,32 @@ int main(int argc, char **argv) {
         printf("peer %s %s", text, reply);
         return 0;
     }
-    int listener = listen_on(address, port, 0);
+    int listener;
+    if (!strcmp(mode, "late")) { // Listens on SIGUSR1, long after it has bound; what others do meanwhile is the test's.
+        sigset_t awaited;
+        sigemptyset(&awaited);
+        sigaddset(&awaited, SIGUSR1);
+        sigprocmask(SIG_BLOCK, &awaited, NULL);
+        int size = 300000, idle = 77, got;
+        listener = bind_on(address, port, 0);
+        setsockopt(listener, SOL_SOCKET, SO_RCVBUF, &size, sizeof size);
+        setsockopt(listener, IPPROTO_TCP, TCP_KEEPIDLE, &idle, sizeof idle);
+        fcntl(listener, F_SETFD, FD_CLOEXEC);
+        fcntl(listener, F_SETFL, O_NONBLOCK);
+        int copy = dup(listener);
+        say_options(listener);
+        say_options(copy);
+        alarm(120);
+        sigwait(&awaited, &got);
+        if (listen(listener, 64)) die("listen");
+        say_options(listener);
+        say_options(copy);
+        close(listener);
+        listener = copy;
+        mode = "poll";
+    } else {
+        listener = listen_on(address, port, 0);
+    }
     say_bound(listener);
     if (!strcmp(mode, "accept")) serve(listener);
     if (!strcmp(mode, "poll")) {
