@@ -88,7 +88,7 @@ fn with_port_0(mut address: SocketAddr) -> SocketAddr {
 /// first is none of the session's, the program listens somewhere else, as at bind. Returns whether it does now.
 ///
 /// What has a number of the old socket in this process gets the new one. Not so what knows the socket itself: an epoll set to which
-/// it was added before it listened (no known runtime does) loses it, and a process that was forked between bind and listen
+/// it was added before it listened (libuv and asyncio add theirs after) loses it, and a process that was forked between bind and listen
 /// keeps the old one, on which listen goes on failing: the session has the port by then.
 pub fn listen_elsewhere(fd: i32, backlog: i32) -> bool {
     let moved = state::with(|state| {
