@@ -44,12 +44,8 @@ async def add(requests, context):
 
 async def chat(requests, context):
     note(context, "Chat")
-    try:
-        async for request in requests:
-            yield name.encode() + b" " + request
-    except asyncio.CancelledError:
-        say("cancelled Chat")
-        raise
+    async for request in requests:
+        yield name.encode() + b" " + request
 
 
 async def flood(_, context):
@@ -65,6 +61,7 @@ async def fail(_, context):
 
 async def sleep(_, context):
     note(context, "Sleep")
+    await context.send_initial_metadata(())
     try:
         await asyncio.sleep(1000)
     except asyncio.CancelledError:
