@@ -14,7 +14,7 @@ use std::{
 
 use mirrord_filters::{Engine, EngineSettings};
 use mirrord_protocol::{
-    control::{ErrorReply, Event},
+    control::{ErrorReply, Event, Level},
     deliver::Kind,
 };
 use tokio::{
@@ -29,7 +29,9 @@ use crate::{
     control,
     counters::Counters,
     gateway::steer::SessionId,
+    guard::Guard,
     netns::NetNs,
+    process,
     redirect::{Options, RedirectError, Redirector, Status},
     sessions::{Session, Sessions},
     settings::Settings,
@@ -41,6 +43,19 @@ use crate::{
 const FIRST_SESSION: Duration = Duration::from_secs(15);
 /// How often a draining agent looks whether the last connection has ended.
 const DRAIN_CHECK: Duration = Duration::from_millis(20);
+
+/// The last part of the grace time, in which connections end as soon as nothing is under way on them; at most so long.
+const PARTING: f64 = 0.25;
+const MAX_PARTING: Duration = Duration::from_secs(5);
+/// How long the ends of connections that were cut off may take to reach their clients.
+const LAST_WORDS: Duration = Duration::from_millis(500);
+
+/// How often it is looked at whether many clients have gone, and how many are many: half a MiB or more.
+const TRIM_CHECK: Duration = Duration::from_secs(1);
+const TRIM_AFTER: u64 = 256;
+
+/// After a guard could not be started.
+const GUARD_PAUSE: Duration = Duration::from_secs(5);
 
 /// The running agent; lives on the control thread.
 pub struct App {
@@ -118,6 +133,8 @@ impl App {
 
     /// Serves until nobody needs the agent, or SIGTERM.
     pub async fn run(self: Rc<Self>) -> Result<(), ErrorReply> {
+        tokio::task::spawn_local(self.clone().guard_the_guard());
+        tokio::task::spawn_local(self.clone().trim());
         let mut terminate = signal(SignalKind::terminate()).map_err(|error| failure(error, ""))?;
         tokio::select! {
             () = self.clone().accept() => {}
@@ -133,6 +150,38 @@ impl App {
             }
         }
         self.finish()
+    }
+
+    /// Sees to it that there always is a guard. Ends with the redirect.
+    async fn guard_the_guard(self: Rc<Self>) {
+        while let Ok(Status { guard: Some(pid), .. }) = self.redirect().await {
+            if Guard::ended(pid).await.is_err() {
+                tracing::warn!("it cannot be seen here whether the guard lives");
+                return;
+            }
+            match self.firewall(|redirector| redirector.rearm()).await {
+                Ok(()) => tracing::warn!("the guard was killed; another one has taken its place"),
+                Err(RedirectError::Control) => return,
+                Err(error) => {
+                    tracing::error!(%error, "the guard was killed and no other can be started: should the agent be killed, the lease ends the redirect");
+                    tokio::time::sleep(GUARD_PAUSE).await;
+                }
+            }
+        }
+    }
+
+    /// Memory of clients that have gone is given back once many have. Ends never.
+    async fn trim(self: Rc<Self>) {
+        let mut peak = 0;
+        loop {
+            tokio::time::sleep(TRIM_CHECK).await;
+            let open: u64 = self.counters.iter().map(|counters| counters.open()).sum();
+            peak = peak.max(open);
+            if peak - open >= TRIM_AFTER {
+                peak = open;
+                let _ = tokio::task::spawn_blocking(process::trim).await;
+            }
+        }
     }
 
     async fn accept(self: Rc<Self>) {
@@ -221,12 +270,24 @@ impl App {
     /// Adds a session to the registry and to all workers.
     pub fn open_session(&self, session: Session) {
         self.any_session_yet.set(true);
-        for worker in &self.workers {
-            let _ = worker.orders.send(Order::AddSession(session.spec.clone()));
-        }
+        self.order(|| Order::AddSession(session.spec.clone()));
         tracing::info!(session = session.spec.id, owner = %session.owner, mode = ?session.spec.mode, "a session begins");
         self.sessions.borrow_mut().insert(session);
         self.changed.notify_one();
+    }
+
+    /// A session's machine stands still, or answers again: meanwhile the pod gets what would be the session's.
+    pub fn set_aside(&self, id: SessionId, is_aside: bool) {
+        self.order(|| Order::SetAside(id, is_aside));
+        let sessions = self.sessions.borrow();
+        let Some(session) = sessions.get(id) else { return };
+        if is_aside {
+            tracing::warn!(session = id, owner = %session.owner, "a session does not answer: its requests go to the pod");
+            return;
+        }
+        tracing::info!(session = id, owner = %session.owner, "a session answers again");
+        let message = "this machine did not answer for some seconds: meanwhile the pod got all requests".to_owned();
+        let _ = session.spec.notices.try_send(Event::Notice { level: Level::Warn, message });
     }
 
     /// Ends a session: its ports go back to whoever else subscribes them, else to the pod alone.
@@ -237,9 +298,7 @@ impl App {
         {
             tracing::error!(%error, "cannot change the redirect; the gateway passes the traffic on");
         }
-        for worker in &self.workers {
-            let _ = worker.orders.send(Order::RemoveSession(id));
-        }
+        self.order(|| Order::RemoveSession(id));
         tracing::info!(session = id, owner = %session.owner, "a session has ended");
         self.changed.notify_one();
     }
@@ -287,9 +346,40 @@ impl App {
         for id in ids {
             self.close_session(id).await;
         }
-        let deadline = Instant::now() + self.settings.grace();
-        while !self.is_drained().await && Instant::now() < deadline {
+        let grace = self.settings.grace();
+        let last = grace.mul_f64(PARTING).min(MAX_PARTING);
+        let deadline = Instant::now() + grace;
+        if self.drains_until(deadline - last).await {
+            return;
+        }
+        tracing::info!("connections that are idle end now, the others after the response that is under way");
+        self.order(|| Order::Part);
+        if self.drains_until(deadline).await {
+            return;
+        }
+        tracing::warn!("the grace time is over: connections that are left are cut off");
+        // While the rules are there: without them nobody would learn of the end.
+        self.order(|| Order::Quit);
+        self.drains_until(Instant::now() + LAST_WORDS).await;
+    }
+
+    /// Whether all connections have ended before the deadline.
+    async fn drains_until(&self, deadline: Instant) -> bool {
+        loop {
+            if self.is_drained().await {
+                return true;
+            }
+            if Instant::now() >= deadline {
+                return false;
+            }
             tokio::time::sleep(DRAIN_CHECK).await;
+        }
+    }
+
+    /// Tells all workers.
+    fn order(&self, order: impl Fn() -> Order) {
+        for worker in &self.workers {
+            let _ = worker.orders.send(order());
         }
     }
 

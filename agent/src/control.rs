@@ -2,9 +2,10 @@
 //! by their first bytes.
 
 mod events;
+mod heartbeat;
 mod service;
 
-use std::{io, rc::Rc};
+use std::{cell::Cell, io, rc::Rc};
 
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
@@ -16,6 +17,7 @@ use tokio::{io::AsyncReadExt, net::UnixStream};
 
 use crate::app::{App, Caller};
 pub(crate) use events::Reply;
+use heartbeat::{GONE_AFTER, Heard, PING_EVERY};
 use service::Connection;
 
 /// Serves one connection of the control socket to its end.
@@ -52,16 +54,21 @@ async fn deliveries(app: &App, mut socket: UnixStream, first: [u8; MAGIC.len()])
 async fn exchanges(app: Rc<App>, socket: UnixStream, first: [u8; MAGIC.len()], caller: Caller) {
     let (prefix, rest) = (io::Cursor::new(first), socket);
     let (read, write) = rest.into_split();
-    let io = TokioIo::new(tokio::io::join(prefix.chain(read), write));
+    let heard = Rc::new(Cell::new(true));
+    let io = TokioIo::new(Heard::new(tokio::io::join(prefix.chain(read), write), heard.clone()));
     let connection = Rc::new(Connection::new(app, caller));
     let mut builder = hyper::server::conn::http2::Builder::new(LocalTasks);
-    // A peer that has vanished without a word (a stopped machine) is noticed by pings.
-    builder.timer(TokioTimer::new()).keep_alive_interval(std::time::Duration::from_secs(10)).max_concurrent_streams(256);
+    builder.timer(TokioTimer::new()).keep_alive_interval(PING_EVERY).keep_alive_timeout(GONE_AFTER).max_concurrent_streams(256);
+    let watched = heartbeat::watch(connection.clone(), heard);
     let service = service_fn(move |request| {
         let connection = connection.clone();
         async move { Ok::<_, std::convert::Infallible>(connection.answer(request).await) }
     });
-    if let Err(error) = builder.serve_connection(io, service).await {
+    let served = tokio::select! {
+        served = builder.serve_connection(io, service) => served,
+        never = watched => match never {},
+    };
+    if let Err(error) = served {
         tracing::debug!(%error, "a control connection ended");
     }
 }

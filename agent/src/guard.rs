@@ -21,6 +21,7 @@ use std::{
     process::{Child, ChildStdin, Command, ExitCode, Stdio},
     time::Duration,
 };
+use tokio::io::{Interest, unix::AsyncFd};
 
 /// What the guard does when the agent has died.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -113,6 +114,13 @@ impl Guard {
     /// The guard's process id.
     pub fn pid(&self) -> u32 {
         self.child.id()
+    }
+
+    /// Resolves when the guard with this process id, a child of ours, has ended.
+    pub async fn ended(pid: u32) -> io::Result<()> {
+        // SAFETY: an owned descriptor stays the same and open until it is dropped, by this very value.
+        let process = unsafe { AsyncFd::register_with_interest(pidfd(pid)?, Interest::READABLE)? };
+        process.readable().await.map(drop)
     }
 
     /// Everything is clean: the guard ends at once, having done nothing.

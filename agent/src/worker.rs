@@ -9,6 +9,7 @@ mod latency;
 mod passed;
 mod table;
 mod thread;
+mod tied;
 
 pub use latency::EVERY as MEASURED_EVERY;
 pub use table::Worker;

@@ -12,17 +12,20 @@ use std::{
 use mirrord_tests::{
     Exec, Others, Pod, Probe, Program, eventually,
     http::{Pieces, get, read_head},
-    http2,
     pod::{WEB, WEB_H2},
     probe::recovery,
     session::ME,
     state,
+    wait::PATIENCE,
 };
 
 /// Requests of others that each stage lasts for.
 const STAGE: u64 = 3000;
 /// Grace time of the tests that wait for its end.
 const GRACE: Duration = Duration::from_secs(4);
+
+/// Type of the HTTP/2 frame that tells a client to send no more requests on a connection.
+const GOAWAY: u8 = 7;
 
 fn with_grace(pod: &Pod) -> Exec<'_> {
     Exec::steal_mine(pod).variable("MIRRORD_AGENT_GRACE", &GRACE.as_secs().to_string())
@@ -111,19 +114,22 @@ fn clients_that_never_end_see_a_clean_end_between_two_responses() {
 fn http2_connections_that_never_end_are_told_to_go_elsewhere() {
     let pod = Pod::alone();
     let mut session = with_grace(&pod).run(&Program::node_http2("one", &[WEB_H2]));
-    let request = |mine| http2::Request { method: "GET", path: "/".into(), mine, body: Vec::new() };
-    let answers = http2::exchange(&pod.clients, pod.address(WEB_H2), vec![request(true), request(false)]);
-    assert!(answers.iter().all(|answer| answer.as_ref().unwrap().status == 200));
-    // h2load opens a connection anew when it was told to go away, and counts what was lost.
-    let url = format!("http://{}/others", pod.address(WEB_H2));
-    thread::scope(|scope| {
-        let load = scope.spawn(|| pod.clients.sh(&format!("h2load -D 8 -c 8 -m 4 {url}")));
-        eventually("the load is on the agent", || (pod.inside.sh("ss -Htn state established").lines().count() > 16).then_some(()));
-        pod.agent().signal(libc::SIGTERM);
-        session.wait();
-        let report = load.join().unwrap();
-        assert!(report.contains(" 0 failed, 0 errored, 0 timeout"), "{report}");
-    });
+    let mut silent = pod.connect(WEB_H2);
+    silent.send(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\0\0");
+    // Its settings say that somebody serves this connection.
+    let mut frames = silent.read_up_to(9, PATIENCE);
+    pod.agent().signal(libc::SIGTERM);
+    session.wait();
+    let (rest, ending) = silent.ending(2 * GRACE);
+    frames.extend(rest);
+    assert_eq!(ending, "closed");
+    let mut kinds = Vec::new();
+    let mut left = &frames[..];
+    while let [a, b, c, kind, ..] = *left {
+        kinds.push(kind);
+        left = &left[9 + u32::from_be_bytes([0, a, b, c]) as usize..];
+    }
+    assert!(kinds.contains(&GOAWAY), "frames of these kinds came: {kinds:?}");
     drop(session);
     pod.assert_pristine();
 }

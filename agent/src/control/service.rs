@@ -24,6 +24,7 @@ use crate::{
     admin::{self, Question},
     app::{App, Caller, failure},
     gateway::steer::SessionId,
+    process,
     sessions::{Session, SessionSpec},
 };
 
@@ -37,6 +38,7 @@ pub struct Connection {
     app: Rc<App>,
     modules: RefCell<HashMap<String, Module>>,
     session: Cell<Option<SessionId>>,
+    answers: Cell<bool>,
     /// Keeps the agent alive. An operator's connection does not: one that asks every minute would keep it for ever.
     caller: Cell<Option<Caller>>,
 }
@@ -50,7 +52,16 @@ fn refused(status: StatusCode, error: impl ToString, help: &str) -> Failure {
 
 impl Connection {
     pub fn new(app: Rc<App>, caller: Caller) -> Self {
-        Self { app, modules: RefCell::default(), session: Cell::default(), caller: Cell::new(Some(caller)) }
+        Self { app, modules: RefCell::default(), session: Cell::default(), answers: Cell::new(true), caller: Cell::new(Some(caller)) }
+    }
+
+    /// Its session's other end answers, or does not.
+    pub fn set_answers(&self, answers: bool) {
+        if let Some(id) = self.session.get()
+            && self.answers.replace(answers) != answers
+        {
+            self.app.set_aside(id, !answers);
+        }
     }
 
     /// Answers one exchange; never fails, since a failure is an answer.
@@ -97,7 +108,14 @@ impl Connection {
         }
         let wasm = body(request, MAX_FILTER_MODULE).await?;
         let engine = self.app.engine.clone();
-        let loaded = tokio::task::spawn_blocking(move || engine.load(&name, &wasm)).await;
+        let load = move || {
+            let loaded = engine.load(&name, &wasm);
+            drop(wasm);
+            // Compiling takes some MiB for a moment.
+            process::trim();
+            loaded
+        };
+        let loaded = tokio::task::spawn_blocking(load).await;
         let module = loaded
             .map_err(|_| refused(StatusCode::INTERNAL_SERVER_ERROR, "the compiler of filters failed", "report this filter"))?
             .map_err(|error| refused(StatusCode::UNPROCESSABLE_ENTITY, error, ""))?;

@@ -64,12 +64,16 @@ pub async fn serve<S: Surroundings>(surroundings: Rc<S>, flow: Flow, client: Tcp
 
 /// Runs the relay until the connection is somebody else's, and minds its limits of time.
 async fn read<S: Surroundings>(relay: &mut Relay<S>, client: &mut Tcp) -> Exit {
+    let surroundings = relay.surroundings();
     let mut timer: Option<(Waiting, Pin<Box<Sleep>>)> = None;
     poll_fn(|cx| {
         with_scratch(|scratch| {
             loop {
                 if let Err(exit) = relay.drive(cx, client, scratch) {
                     return Poll::Ready(exit);
+                }
+                if surroundings.is_parting() && relay.part() {
+                    continue;
                 }
                 let Some(waiting) = relay.waiting() else {
                     timer = None;

@@ -8,6 +8,7 @@ pub mod http2;
 pub mod link;
 pub mod mirror;
 pub mod opaque;
+pub mod parting;
 mod player;
 pub mod sock;
 pub mod steer;

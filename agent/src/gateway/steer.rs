@@ -106,6 +106,11 @@ pub trait Surroundings: 'static {
     /// Makes dropping a stream abrupt (a reset rather than an end), if it can. Nothing else is done with it afterwards.
     fn abort(&self, _stream: &mut Self::Stream) {}
 
+    /// Whether this agent ends: connections are to end as soon as nothing is under way on them.
+    fn is_parting(&self) -> bool {
+        false
+    }
+
     /// Takes note of something that an operator counts.
     fn count(&self, event: Event);
 }

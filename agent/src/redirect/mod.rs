@@ -154,6 +154,11 @@ impl Redirector {
         self.control.call(|state| state.status())
     }
 
+    /// Puts another guard in the place of one that has been killed.
+    pub fn rearm(&mut self) -> Result<(), RedirectError> {
+        self.control.call(|state| state.arm())?
+    }
+
     /// The guard's process id, for logs and tests.
     pub fn guard_pid(&self) -> Result<Option<u32>, RedirectError> {
         self.control.call(|state| state.guard_pid())

@@ -38,9 +38,10 @@ pub struct State {
     transparent: Transparent,
     lease: Option<Lease>,
     guard: Option<Guard>,
+    options: Options,
     ns: NetNs,
     /// Held as long as we may have rules.
-    _lock: OwnedFd,
+    lock: OwnedFd,
 }
 
 impl State {
@@ -64,14 +65,20 @@ impl State {
             sysctls: transparent::describe(&saved),
         };
         let lists = Lists(Family::ALL.map(|family| (plan.lease_name(family), family.any())).into());
-        let undo = undo(&iptables, &plan, &options, &saved);
-        let held = lock.try_clone().map_err(RedirectError::Setup)?;
-        let guard = Some(Guard::arm(&options.guard, &undo, held)?);
-        let transparent = Transparent::default();
+        let (transparent, ns) = (Transparent::default(), ns.clone());
         let mut state =
-            State { iptables, plan, lists, installed: false, before, saved, transparent, lease: None, guard, ns: ns.clone(), _lock: lock };
+            State { iptables, plan, lists, installed: false, before, saved, transparent, lease: None, guard: None, options, ns, lock };
+        state.arm()?;
         state.keep_client_addresses();
         Ok(state)
+    }
+
+    /// Starts a guard; in the place of the former one, if that has been killed.
+    pub fn arm(&mut self) -> Result<(), RedirectError> {
+        let undo = undo(&self.iptables, &self.plan, &self.options, &self.saved);
+        let held = self.lock.try_clone().map_err(RedirectError::Setup)?;
+        self.guard = Some(Guard::arm(&self.options.guard, &undo, held)?);
+        Ok(())
     }
 
     /// Prepares transparent upstream sockets, or says why the pod will see its own address instead.

@@ -22,10 +22,14 @@ use super::{
     latency::{Stopwatch, Timed},
     passed::{Passed, Sockets},
     thread::Stream,
+    tied::{Tied, Ties},
 };
 use crate::{
     counters::{Counters, Tally},
-    gateway::steer::{Event, Flow, Plan, SessionId, Steering, Surroundings, Target, Upstream, Watch},
+    gateway::{
+        parting::Parting,
+        steer::{Event, Flow, Plan, SessionId, Steering, Surroundings, Target, Upstream, Watch},
+    },
     sessions::SessionSpec,
     socket::PodConnector,
 };
@@ -47,6 +51,10 @@ struct Subscriber {
     chain: RefCell<Vec<Instance>>,
     /// The delivery connection, once the intproxy has dialled it.
     link: RefCell<Option<Delivery>>,
+    /// Its streams.
+    ties: Rc<Ties>,
+    /// Its machine stands still: nothing goes to it until it answers again.
+    is_aside: Cell<bool>,
     last_fault_notice: Cell<Option<Instant>>,
 }
 
@@ -80,6 +88,7 @@ pub struct Worker {
     pod: PodConnector,
     counters: Arc<Counters>,
     stopwatch: Rc<Stopwatch>,
+    parting: Rc<Parting>,
     sessions: RefCell<HashMap<SessionId, Rc<Subscriber>>>,
     ports: RefCell<HashMap<u16, Rc<Port>>>,
 }
@@ -87,11 +96,15 @@ pub struct Worker {
 impl Worker {
     pub fn new(pod: PodConnector, counters: Arc<Counters>) -> Self {
         let stopwatch = Rc::new(Stopwatch::new(counters.clone()));
-        Self { pod, counters, stopwatch, sessions: RefCell::default(), ports: RefCell::default() }
+        Self { pod, counters, stopwatch, parting: Rc::default(), sessions: RefCell::default(), ports: RefCell::default() }
     }
 
     pub fn counters(&self) -> &Arc<Counters> {
         &self.counters
+    }
+
+    pub fn parting(&self) -> &Rc<Parting> {
+        &self.parting
     }
 
     pub fn add_session(&self, spec: SessionSpec) {
@@ -99,7 +112,14 @@ impl Worker {
         // Made now, so that no request waits for it.
         chain.iter_mut().for_each(Instance::warm_up);
         let chain = RefCell::new(chain);
-        let subscriber = Subscriber { chain, link: RefCell::default(), last_fault_notice: Cell::default(), spec };
+        let subscriber = Subscriber {
+            chain,
+            link: RefCell::default(),
+            ties: Rc::default(),
+            is_aside: Cell::default(),
+            last_fault_notice: Cell::default(),
+            spec,
+        };
         self.sessions.borrow_mut().insert(subscriber.spec.id, Rc::new(subscriber));
     }
 
@@ -109,6 +129,16 @@ impl Worker {
             && let Some(Delivery::Sockets(sockets)) = subscriber.link.borrow_mut().take()
         {
             sockets.end();
+        }
+    }
+
+    /// Sets a session aside, whose machine stands still, or takes it back. What it has not answered, others do.
+    pub fn set_aside(&self, id: SessionId, is_aside: bool) {
+        if let Some(subscriber) = self.sessions.borrow().get(&id) {
+            subscriber.is_aside.set(is_aside);
+            if is_aside {
+                subscriber.ties.cut();
+            }
         }
     }
 
@@ -219,12 +249,12 @@ impl Subscriber {
     }
 
     fn is_linked(&self) -> bool {
-        self.link.borrow().is_some()
+        !self.is_aside.get() && self.link.borrow().is_some()
     }
 }
 
 impl Surroundings for Worker {
-    type Stream = Timed<Stream>;
+    type Stream = Timed<Tied<Stream>>;
 
     fn plan(&self, flow: &Flow) -> Plan {
         let Some(port) = self.port(flow) else { return Plan::Opaque(Upstream::Pod) };
@@ -299,29 +329,40 @@ impl Surroundings for Worker {
         self.port(flow).is_some_and(|port| port.subscriptions.iter().any(refuses))
     }
 
-    fn open(self: &Rc<Self>, flow: &Flow, upstream: Upstream) -> impl Future<Output = io::Result<Timed<Stream>>> + 'static {
+    fn open(self: &Rc<Self>, flow: &Flow, upstream: Upstream) -> impl Future<Output = io::Result<Timed<Tied<Stream>>>> + 'static {
         let (flow, this) = (*flow, self.clone());
         async move {
             let stream = match upstream {
-                Upstream::Pod => Stream::Tcp(this.pod.connect(flow.destination, flow.client).await?),
+                Upstream::Pod => Tied { stream: Stream::Tcp(this.pod.connect(flow.destination, flow.client).await?), tie: None },
                 Upstream::Session(id) => {
-                    let link = this.sessions.borrow().get(&id).and_then(|subscriber| subscriber.link.borrow().clone());
-                    let link = link.ok_or_else(|| io::Error::new(io::ErrorKind::ConnectionRefused, "the session has ended"))?;
-                    match link {
-                        Delivery::Tunnel(client) => Stream::Tunnel(deliver(&client, &flow).await?),
-                        Delivery::Sockets(sockets) => Stream::Passed(sockets.open(&flow).await?),
-                    }
+                    let refused = |why| io::Error::new(io::ErrorKind::ConnectionRefused, why);
+                    let subscriber = this.sessions.borrow().get(&id).cloned();
+                    let subscriber =
+                        subscriber.filter(|one| !one.is_aside.get()).ok_or_else(|| refused("the session has ended or stands still"))?;
+                    let link = subscriber.link.borrow().clone().ok_or_else(|| refused("the session has ended"))?;
+                    let tie = subscriber.ties.tie().ok_or_else(|| refused("the session has as many streams as it may"))?;
+                    let opening = async {
+                        match link {
+                            Delivery::Tunnel(client) => deliver(&client, &flow).await.map(Stream::Tunnel),
+                            Delivery::Sockets(sockets) => sockets.open(&flow).await.map(Stream::Passed),
+                        }
+                    };
+                    tie.hold(opening).await?
                 }
             };
             Ok(this.stopwatch.watch(stream, &flow, upstream))
         }
     }
 
-    fn abort(&self, stream: &mut Timed<Stream>) {
+    fn abort(&self, stream: &mut Timed<Tied<Stream>>) {
         // A tunnel's stream is reset by being dropped.
-        if let Stream::Tcp(socket) | Stream::Passed(Passed { socket, .. }) = &stream.stream {
+        if let Stream::Tcp(socket) | Stream::Passed(Passed { socket, .. }) = &stream.stream.stream {
             let _ = socket2::SockRef::from(socket).set_linger(Some(Duration::ZERO));
         }
+    }
+
+    fn is_parting(&self) -> bool {
+        self.parting.has_begun()
     }
 
     fn count(&self, event: Event) {

@@ -43,6 +43,12 @@ pub enum Order {
     AddSession(SessionSpec),
     /// A session's intproxy has dialled a delivery connection for this worker; answered once it is in use.
     Link(SessionId, Kind, std::os::unix::net::UnixStream, oneshot::Sender<()>),
+    /// A session's machine stands still, or does so no more.
+    SetAside(SessionId, bool),
+    /// Connections end as soon as nothing is under way on them.
+    Part,
+    /// All connections end now, and the thread.
+    Quit,
     /// A session has ended.
     RemoveSession(SessionId),
     /// Who subscribes which port, in order; answered once it holds for every request that comes after.
@@ -119,11 +125,12 @@ async fn accept(worker: Rc<Worker>, listener: TcpListener) {
         };
         let open = worker.counters().connection();
         let flow = Flow { client: peer, destination };
+        let parting = worker.parting().clone();
         let worker = worker.clone();
-        tokio::task::spawn_local(async move {
+        tokio::task::spawn_local(parting.watch(async move {
             connection::serve(worker, flow, client).await;
             drop(open);
-        });
+        }));
     }
 }
 
@@ -132,6 +139,9 @@ async fn obey(worker: Rc<Worker>, mut inbox: mpsc::UnboundedReceiver<Order>) {
         match order {
             Order::AddSession(spec) => worker.add_session(spec),
             Order::RemoveSession(id) => worker.remove_session(id),
+            Order::SetAside(id, is_aside) => worker.set_aside(id, is_aside),
+            Order::Part => worker.parting().begin(),
+            Order::Quit => return,
             Order::SetPorts(ports, done) => {
                 worker.set_ports(&ports);
                 let _ = done.send(());

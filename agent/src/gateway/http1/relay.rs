@@ -257,6 +257,20 @@ impl<S: Surroundings> Relay<S> {
         }
     }
 
+    /// Who serves this connection.
+    pub fn surroundings(&self) -> Rc<S> {
+        self.surroundings.clone()
+    }
+
+    /// Ends the connection if nothing is under way on it; whether it has begun to.
+    pub fn part(&mut self) -> bool {
+        let idle = (self.up, self.down) == (Up::Head, Down::Idle) && self.input.is_empty() && self.to_client.is_empty();
+        if idle {
+            self.close();
+        }
+        idle
+    }
+
     /// Takes apart what is left after an exit.
     pub fn into_rest(&mut self, exit: Exit) -> Rest<S::Stream> {
         let link = match self.to {

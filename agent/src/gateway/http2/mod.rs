@@ -103,7 +103,7 @@ pub async fn serve<S: Surroundings>(
     let copies = Copies::new(surroundings.clone(), upstreams.clone());
     let (stolen, parked) = (Cell::new(0), Cell::new(0));
     let shared = Rc::new(Shared { surroundings, flow, upstreams, copies, stolen, parked, broken: Signal::default() });
-    let mut serving = Serving { connection, client, shared, pod_spent, tasks: JoinSet::new(), closing: None, limit: None };
+    let mut serving = Serving { connection, client, shared, pod_spent, tasks: JoinSet::new(), closing: None, limit: None, parting: false };
     poll_fn(|cx| serving.poll(cx)).await;
     serving.shared.upstreams.close();
 }
@@ -193,11 +193,17 @@ struct Serving<T: AsyncRead + AsyncWrite + Unpin, S: Surroundings> {
     /// The pod's connection broke, with this code if it gave one; the client's does once all that came is passed on.
     closing: Option<Reason>,
     limit: Option<Pin<Box<Sleep>>>,
+    /// The client has been told that this connection takes no more requests, because the agent ends.
+    parting: bool,
 }
 
 impl<T: AsyncRead + AsyncWrite + Unpin + 'static, S: Surroundings> Serving<T, S> {
     /// Ready when the connection is done with.
     fn poll(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        if !self.parting && self.shared.surroundings.is_parting() {
+            self.parting = true;
+            self.connection.graceful_shutdown();
+        }
         while let Poll::Ready(spent) = self.pod_spent.poll(cx) {
             self.pod_is_spent(spent);
         }
