@@ -11,19 +11,27 @@ use bytes::{Buf, Bytes};
 use h2::{Reason, RecvStream, SendStream};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
+/// Asked of the windows ahead of need, bytes: many small messages then go out without asking anew. Idle streams keep it, so all
+/// of them together must stay a small part of the connection's window.
+const RESERVE: usize = 16 << 10;
+/// Bytes read that are given back to the windows at a time; a small part of a stream's window, which the peer never sees shut.
+const RELEASE: usize = 32 << 10;
+
 /// A two-way byte stream inside a tunnel connection.
 pub struct Stream {
     send: SendStream<Bytes>,
     recv: RecvStream,
     /// The rest of a DATA frame of which a part has been read.
     left: Bytes,
+    /// Read, but not yet given back to the windows.
+    unreleased: usize,
     sent_end: bool,
     read_end: bool,
 }
 
 impl Stream {
     pub(crate) fn new(send: SendStream<Bytes>, recv: RecvStream) -> Self {
-        Self { send, recv, left: Bytes::new(), sent_end: false, read_end: false }
+        Self { send, recv, left: Bytes::new(), unreleased: 0, sent_end: false, read_end: false }
     }
 }
 
@@ -52,7 +60,11 @@ impl AsyncRead for Stream {
         let n = buf.remaining().min(this.left.len());
         buf.put_slice(&this.left[..n]);
         this.left.advance(n);
-        this.recv.flow_control().release_capacity(n).map_err(io_error)?;
+        this.unreleased += n;
+        if this.unreleased >= RELEASE {
+            let released = std::mem::take(&mut this.unreleased);
+            this.recv.flow_control().release_capacity(released).map_err(io_error)?;
+        }
         Poll::Ready(Ok(()))
     }
 }
@@ -68,7 +80,7 @@ impl AsyncWrite for Stream {
         // `poll_capacity` reports changes only: look at what is there first.
         let mut capacity = self.send.capacity();
         if capacity < data.len() {
-            self.send.reserve_capacity(data.len());
+            self.send.reserve_capacity(data.len().max(RESERVE));
             capacity = self.send.capacity();
         }
         while capacity == 0 {
