@@ -16,6 +16,7 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "test code: a failed step is a failed test")]
 
+pub mod h2raw;
 pub mod http;
 pub mod http2;
 pub mod interop;
