@@ -113,6 +113,7 @@ impl Connection {
             drop(wasm);
             // Compiling takes some MiB for a moment.
             process::trim();
+            process::let_go_of_code();
             loaded
         };
         let loaded = tokio::task::spawn_blocking(load).await;
