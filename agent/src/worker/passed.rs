@@ -6,6 +6,9 @@
 //!         <-Passed-         <-Answer, fd-
 //! ```
 
+#[cfg(test)]
+mod tests;
+
 use std::{
     cell::{Cell, RefCell},
     collections::HashMap,
