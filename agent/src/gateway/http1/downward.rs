@@ -18,6 +18,9 @@ use crate::gateway::{
     steer::{Ambiguity, Event, Surroundings, Upstream},
 };
 
+/// What edits add to a head mostly fits in so many bytes.
+const ROOM_FOR_EDITS: usize = 256;
+
 impl<S: Surroundings> Relay<S> {
     /// Moves the upstreams' bytes until one side has to wait. `true`: the client's side may go on.
     pub(super) fn downward(&mut self, cx: &mut Context<'_>, client: &mut impl Sock, scratch: &mut [u8]) -> Result<bool, Exit> {
@@ -155,6 +158,7 @@ impl<S: Surroundings> Relay<S> {
         let end = at + response.len;
         let mut edited = Vec::new();
         if !edits.is_empty() {
+            edited.reserve(data.len() + ROOM_FOR_EDITS);
             edited.extend_from_slice(&data[..at]);
             edit::edited(&data[at..end], &edits, &mut edited);
         }
@@ -304,6 +308,7 @@ impl<S: Surroundings> Relay<S> {
             let mut input = std::mem::take(&mut special.replay);
             input.append(&mut self.input);
             (self.input, self.fresh, self.answer, self.to_up) = (input, false, Vec::new(), Vec::new());
+            self.answer_scanned = 0;
             (self.up, self.down) = (Up::Opening(request), Down::Hold);
             if !std::mem::take(&mut special.reused) {
                 // Opening fails at once, which is what makes it the pod's.
