@@ -5,8 +5,7 @@ use std::{
     cell::{Cell, RefCell},
     collections::BTreeSet,
     io,
-    os::unix::fs::{DirBuilderExt, PermissionsExt},
-    path::{Path, PathBuf},
+    path::Path,
     rc::Rc,
     sync::{Arc, Mutex},
     time::Duration,
@@ -18,7 +17,6 @@ use mirrord_protocol::{
     deliver::Kind,
 };
 use tokio::{
-    net::UnixListener,
     signal::unix::{SignalKind, signal},
     sync::{Notify, oneshot},
     time::Instant,
@@ -26,7 +24,7 @@ use tokio::{
 
 use crate::{
     admin::Admin,
-    control,
+    control::{self, socket::ControlSocket},
     counters::Counters,
     gateway::steer::SessionId,
     guard::Guard,
@@ -74,14 +72,23 @@ pub struct App {
     changed: Notify,
     /// Open control connections.
     callers: Cell<usize>,
-    any_session_yet: Cell<bool>,
+    /// Somebody has asked for something; whoever started the agent need not be waited for any longer.
+    was_asked: Cell<bool>,
     draining: Cell<bool>,
-    listener: UnixListener,
+    socket: ControlSocket,
 }
 
-/// A failure that ends the agent or a request, for the person who ran the command.
+/// A failure that ends the agent or a request, for the person who ran the command. Errors that carry their own advice say it
+/// in a second sentence or behind a semicolon: it becomes the help.
 pub fn failure(error: impl ToString, help: impl Into<String>) -> ErrorReply {
-    ErrorReply { error: error.to_string(), help: help.into() }
+    let (mut error, mut help) = (error.to_string(), help.into());
+    if help.is_empty()
+        && let Some(end) = [". ", "; "].iter().filter_map(|mark| error.find(mark)).min()
+    {
+        help = error[end + 2..].to_owned();
+        error.truncate(end);
+    }
+    ErrorReply { error, help }
 }
 
 impl App {
@@ -89,7 +96,7 @@ impl App {
     pub async fn new(settings: Settings) -> Result<Rc<Self>, ErrorReply> {
         detach();
         let netns = NetNs::open(&settings.netns).map_err(|error| failure(error, ""))?;
-        let listener = bind(&settings.socket)?;
+        let control = ControlSocket::bind(&settings.socket)?;
         let engine = EngineSettings { cache_dir: settings.cache_folder(), ..EngineSettings::default() };
         let engine = Engine::new(engine).map_err(|error| failure(error, ""))?;
 
@@ -125,9 +132,9 @@ impl App {
             changing: tokio::sync::Mutex::default(),
             changed: Notify::new(),
             callers: Cell::new(0),
-            any_session_yet: Cell::new(false),
+            was_asked: Cell::new(false),
             draining: Cell::new(false),
-            listener,
+            socket: control,
         }))
     }
 
@@ -172,22 +179,24 @@ impl App {
 
     /// Memory of clients that have gone is given back once many have. Ends never.
     async fn trim(self: Rc<Self>) {
-        let mut peak = 0;
+        let (mut peak, mut last) = (0, 0);
         loop {
             tokio::time::sleep(TRIM_CHECK).await;
             let open: u64 = self.counters.iter().map(|counters| counters.open()).sum();
             peak = peak.max(open);
-            if peak - open >= TRIM_AFTER {
+            // Once no more go: those that go after it would keep theirs.
+            if peak - open >= TRIM_AFTER && open >= last {
                 peak = open;
                 let _ = tokio::task::spawn_blocking(process::trim).await;
             }
+            last = open;
         }
     }
 
     async fn accept(self: Rc<Self>) {
         loop {
-            match self.listener.accept().await {
-                Ok((socket, _)) => {
+            match self.socket.accept().await {
+                Ok(socket) => {
                     tokio::task::spawn_local(control::serve(self.clone(), socket));
                 }
                 Err(error) => {
@@ -196,6 +205,11 @@ impl App {
                 }
             }
         }
+    }
+
+    /// Takes note that the agent is of use to somebody.
+    pub fn was_asked(&self) {
+        self.was_asked.set(true);
     }
 
     /// Counts a control connection as long as the value lives.
@@ -212,7 +226,7 @@ impl App {
     async fn idle(&self) {
         let first_session = Instant::now() + FIRST_SESSION;
         loop {
-            let waits_for_first = !self.any_session_yet.get() && Instant::now() < first_session;
+            let waits_for_first = !self.was_asked.get() && Instant::now() < first_session;
             if !self.is_needed() && !waits_for_first && self.is_drained().await && !self.is_needed() {
                 return;
             }
@@ -269,7 +283,6 @@ impl App {
 
     /// Adds a session to the registry and to all workers.
     pub fn open_session(&self, session: Session) {
-        self.any_session_yet.set(true);
         self.order(|| Order::AddSession(session.spec.clone()));
         tracing::info!(session = session.spec.id, owner = %session.owner, mode = ?session.spec.mode, "a session begins");
         self.sessions.borrow_mut().insert(session);
@@ -385,7 +398,7 @@ impl App {
 
     /// Removes the socket and the rules. Nobody can come in between: the socket goes first.
     fn finish(&self) -> Result<(), ErrorReply> {
-        remove_socket(&self.settings.socket);
+        self.socket.remove();
         match self.redirector.lock().map(|mut redirector| redirector.take()) {
             Ok(Some(redirector)) => redirector.finish().map_err(|error| failure(error, "")),
             _ => Ok(()),
@@ -416,36 +429,4 @@ fn open_listeners(count: u16) -> io::Result<Vec<socket::Listeners>> {
 fn detach() {
     crate::process::new_session();
     crate::process::raise_open_files();
-}
-
-/// Binds the control socket with mode 0600 in a folder with mode 0700. A socket file that nobody serves is replaced.
-fn bind(path: &PathBuf) -> Result<UnixListener, ErrorReply> {
-    let help = "run the agent as root, or name another place with --socket";
-    if let Some(folder) = path.parent() {
-        let made = std::fs::DirBuilder::new().recursive(true).mode(0o700).create(folder);
-        made.map_err(|error| failure(format!("cannot make {}: {error}", folder.display()), help))?;
-    }
-    if std::os::unix::net::UnixStream::connect(path).is_ok() {
-        return Err(failure(format!("an agent already serves {}", path.display()), "join it: `mirrord exec` does so by itself"));
-    }
-    remove_socket_file(path);
-    let listener = UnixListener::bind(path).map_err(|error| failure(format!("cannot serve {}: {error}", path.display()), help))?;
-    std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o600)).map_err(|error| failure(error, help))?;
-    Ok(listener)
-}
-
-fn remove_socket_file(path: &Path) {
-    if let Err(error) = std::fs::remove_file(path)
-        && error.kind() != io::ErrorKind::NotFound
-    {
-        tracing::warn!(%error, path = %path.display(), "cannot remove the control socket");
-    }
-}
-
-/// Removes the socket, and its folder if no other agent uses it.
-fn remove_socket(path: &Path) {
-    remove_socket_file(path);
-    if let Some(folder) = path.parent() {
-        let _ = std::fs::remove_dir(folder);
-    }
 }

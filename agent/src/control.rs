@@ -4,6 +4,7 @@
 mod events;
 mod heartbeat;
 mod service;
+pub mod socket;
 
 use std::{cell::Cell, io, rc::Rc};
 
@@ -30,7 +31,10 @@ pub async fn serve(app: Rc<App>, mut socket: UnixStream) {
                 tracing::warn!(%error, "a delivery connection was refused");
             }
         }
-        Ok(Ok(_)) => return exchanges(app, socket, first, caller).await,
+        Ok(Ok(_)) => {
+            app.was_asked();
+            return exchanges(app, socket, first, caller).await;
+        }
         // A caller that only looked whether we are here.
         Ok(Err(_)) => {}
         Err(_) => tracing::debug!("a control connection said nothing"),

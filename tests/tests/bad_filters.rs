@@ -105,7 +105,8 @@ fn header_and_bad_filter_in_one_chain_steal_still() {
         Exec::steal(&pod).filter("nonsense", "").filter("header", mirrord_tests::session::USER_ME).run(&Program::c("one", &[WEB]));
     assert_eq!(pod.get("/").send().who(), "pod");
     let who = pod.get("/").with(mirrord_tests::session::ME).send().who();
-    assert!(who == "pod" || who == "program one", "{who}");
+    // A fault is a pass: the next link decides.
+    assert_eq!(who, "program one");
     assert_eq!(pod.agent_log().matches("panicked").count(), 0);
     session.end();
     pod.assert_pristine();

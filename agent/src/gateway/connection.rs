@@ -35,15 +35,25 @@ pub async fn serve<S: Surroundings>(surroundings: Rc<S>, flow: Flow, client: Tcp
     };
     let pod = Link::open(&surroundings, &flow, Upstream::Pod);
     let mut relay = Relay::new(surroundings.clone(), flow, pod);
-    let exit = read(&mut relay, &mut client).await;
+    let mut exit = read(&mut relay, &mut client).await;
+    let refuses = surroundings.refuse_ambiguous(&flow);
+    if exit == Exit::NotHttp && other == Upstream::Pod && refuses {
+        relay.refuse_unread();
+        exit = read(&mut relay, &mut client).await;
+    }
     match exit {
         Exit::Done => return,
         Exit::Gone => return relay.abort(),
         Exit::Reset => return client.abort(),
         Exit::Http2 | Exit::NotHttp | Exit::Opaque(_) | Exit::Tunnel | Exit::Closing => {}
     }
-    let rest = relay.into_rest(exit);
+    let asked_all = relay.has_whole_request();
+    let mut rest = relay.into_rest(exit);
     drop(relay);
+    if refuses && asked_all && matches!(exit, Exit::Opaque(_) | Exit::Closing) {
+        // The pod has its last word. What the client still says would be a request that nobody has read.
+        (rest.up, rest.client_ended) = (Vec::new(), true);
+    }
     match exit {
         Exit::Http2 => {
             let pod = if let Link::Open(stream) = rest.link { Some(stream) } else { None };
@@ -64,8 +74,8 @@ pub async fn serve<S: Surroundings>(surroundings: Rc<S>, flow: Flow, client: Tcp
 
 /// Runs the relay until the connection is somebody else's, and minds its limits of time.
 async fn read<S: Surroundings>(relay: &mut Relay<S>, client: &mut Tcp) -> Exit {
-    let surroundings = relay.surroundings();
     let mut timer: Option<(Waiting, Pin<Box<Sleep>>)> = None;
+    let surroundings = relay.surroundings();
     poll_fn(|cx| {
         with_scratch(|scratch| {
             loop {

@@ -335,6 +335,18 @@ impl<S: Surroundings> Relay<S> {
         }
     }
 
+    /// Whether the client has said all of its last request: what comes next begins another one.
+    pub fn has_whole_request(&self) -> bool {
+        !matches!(self.up, Up::Body(_) | Up::Dead)
+    }
+
+    /// Answers 400 to first bytes that are no HTTP, instead of passing them on unread.
+    pub fn refuse_unread(&mut self) {
+        self.count(Event::Opaque(Ambiguity::NotHttp));
+        self.to_client = Vec::new();
+        self.refuse(400, "a session on this port refuses what its filter cannot read, and these bytes are no HTTP");
+    }
+
     /// While sessions answered, the pod may have closed a connection that it took for idle. The client could not know:
     /// it gets another one. Whether the pod's connection was found to be as it should.
     pub(super) fn freshen_pod(&mut self, cx: &mut Context<'_>, scratch: &mut [u8]) -> Result<(), Exit> {
