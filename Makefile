@@ -5,7 +5,7 @@
 CARGO ?= cargo
 MAKEFLAGS += --no-print-directory
 .DEFAULT_GOAL := help
-.PHONY: help build setup-run setup demo test bench lint clean
+.PHONY: help build setup-run setup demo test bench fuzz lint clean
 
 help:            ## these lines
 	@sed -n 's/^\([a-z]*\): .*## */\1\t/p; s/^\([a-z]*\): *## */\1\t/p' Makefile | sort -u | expand -t 12
@@ -28,6 +28,9 @@ test: setup build ## all tests, and every command of the README
 bench: setup build ## what a request costs: nginx, haproxy and the agent side by side (BENCH=--help)
 	$(CARGO) bench --locked -p mirrord-filters
 	bench/bench.py $(BENCH)
+
+fuzz: setup      ## feed every parser of a peer's bytes what nobody would send, ten minutes each (FUZZ="5 relay")
+	scripts/fuzz.sh $(FUZZ)
 
 lint: setup      ## formatting, clippy, shellcheck; a warning is an error
 	@scripts/lint.sh

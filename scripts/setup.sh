@@ -28,6 +28,7 @@ ALL=$RUN'
 nft        nftables                 tests: rules before and after
 node       nodejs                   tests: a server to preload
 javac      default-jdk-headless     tests: a server to preload
+g++        g++                      fuzzing: libFuzzer is compiled
 wrk        wrk                      benchmark: the load
 haproxy    haproxy                  benchmark: for comparison
 strace     strace                   benchmark: system calls a request

@@ -29,6 +29,8 @@ run "$CARGO" test --release --locked --workspace --no-fail-fast "$@"
 if [ $# = 0 ]; then
     # Filters are a workspace of their own and are tested as native code.
     run "$CARGO" test --release --locked --no-fail-fast --manifest-path examples/filters/Cargo.toml --target-dir target/filters-test
+    # What fuzzing starts from, and what it once found; without its instrumentation.
+    run "$CARGO" test --release --locked --no-fail-fast --manifest-path fuzz/Cargo.toml --target-dir target/fuzz-seeds
     run scripts/check-readme.py
 fi
 
