@@ -7,6 +7,8 @@
 //!                        └─► hyper's server on memory  ─► requests               ─┴─► compared one by one
 //! ```
 
+#![allow(clippy::unwrap_used, clippy::expect_used, reason = "test code")]
+
 use std::{
     cell::{Cell, RefCell},
     collections::BTreeMap,
