@@ -9,8 +9,9 @@ use super::head::Asks;
 pub fn edited(head: &[u8], edits: &[Edit], out: &mut Vec<u8>) {
     let mut lines = head.split_inclusive(|byte| *byte == b'\n');
     let first = lines.next().unwrap_or_default();
-    let mut fields: Vec<(&[u8], Line<'_>)> =
-        lines.filter(|line| *line != b"\r\n").map(|line| (name_of(line), Line::AsItCame(line))).collect();
+    // Room for most heads at once: grown from nothing it would be moved three times.
+    let mut fields: Vec<(&[u8], Line<'_>)> = Vec::with_capacity(32);
+    fields.extend(lines.filter(|line| *line != b"\r\n").map(|line| (name_of(line), Line::AsItCame(line))));
     for edit in edits {
         match edit {
             Edit::Append { name, value } => fields.push((name, Line::New(name, value))),
