@@ -48,7 +48,7 @@ pub async fn serve<S: Surroundings>(surroundings: Rc<S>, flow: Flow, client: Tcp
         Exit::Http2 | Exit::NotHttp | Exit::Opaque(_) | Exit::Tunnel | Exit::Closing => {}
     }
     let asked_all = relay.has_whole_request();
-    let mut rest = relay.into_rest(exit);
+    let mut rest = relay.take_rest(exit);
     drop(relay);
     if refuses && asked_all && matches!(exit, Exit::Opaque(_) | Exit::Closing) {
         // The pod has its last word. What the client still says would be a request that nobody has read.

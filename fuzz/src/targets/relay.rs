@@ -281,7 +281,7 @@ impl Stage {
     fn stop(&mut self, exit: Exit) {
         let session = exit == Exit::Tunnel && {
             // Whose link goes on shows in who it is that answers.
-            let rest = self.relay.into_rest(exit);
+            let rest = self.relay.take_rest(exit);
             (self.up, self.down) = (rest.up, rest.down);
             match rest.link {
                 Link::Open(stream) => self.scene.last(true).is_none_or(|pod| !pod.is(&stream)),
@@ -292,7 +292,7 @@ impl Stage {
             Exit::Done | Exit::Gone | Exit::Reset => Phase::Over,
             Exit::Tunnel => Phase::Copies { pod: !session },
             Exit::Http2 | Exit::NotHttp | Exit::Opaque(_) | Exit::Closing => {
-                let rest = self.relay.into_rest(exit);
+                let rest = self.relay.take_rest(exit);
                 (self.up, self.down) = (rest.up, rest.down);
                 Phase::Copies { pod: true }
             }
@@ -358,7 +358,7 @@ fn play(acts: &[Act<'_>], options: Options, seed: u8, slow: usize) -> Outcome {
     let going_on_with_pod = !matches!(stage.phase, Phase::Copies { pod: false });
     if stage.exit.is_none() {
         // What the machine holds has reached nobody yet, and is not lost either.
-        let rest = stage.relay.into_rest(Exit::Closing);
+        let rest = stage.relay.take_rest(Exit::Closing);
         (stage.up, stage.down) = (rest.up, rest.down);
         stage.copy(true);
     }

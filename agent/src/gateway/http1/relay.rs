@@ -91,7 +91,7 @@ pub enum Exit {
     Gone,
     /// The client has to see a reset, as the pod or the session gave it.
     Reset,
-    /// The client speaks HTTP/2: `into_rest().up` holds its first bytes.
+    /// The client speaks HTTP/2: `take_rest().up` holds its first bytes.
     Http2,
     /// The first bytes are no HTTP.
     NotHttp,
@@ -272,7 +272,7 @@ impl<S: Surroundings> Relay<S> {
     }
 
     /// Takes apart what is left after an exit.
-    pub fn into_rest(&mut self, exit: Exit) -> Rest<S::Stream> {
+    pub fn take_rest(&mut self, exit: Exit) -> Rest<S::Stream> {
         let link = match self.to {
             To::Session(id) if exit == Exit::Tunnel => self.session(id).map(Link::take),
             _ => None,

@@ -186,7 +186,7 @@ impl Stage {
     }
 
     fn rest(&mut self) -> Rest<Memory> {
-        self.relay.into_rest(self.exit.expect("still running"))
+        self.relay.take_rest(self.exit.expect("still running"))
     }
 }
 
