@@ -78,7 +78,9 @@ fn idle_connections_cost_little_and_give_it_back() {
     drop(connect(64));
     eventually("the first have gone", || (files(agent) < 60).then_some(()));
     let (before, files_before) = (agent.memory(), files(agent));
-    let clients = connect(IDLE);
+    let (clients, since) = (connect(IDLE), Instant::now());
+    // The agent looks once a second at how many there are.
+    eventually("they are idle", || (since.elapsed() > Duration::from_secs(2)).then_some(()));
     let each = agent.memory().saturating_sub(before) as f64 / IDLE as f64 / 1024.0;
     println!("{IDLE} idle connections: {each:.2} KiB each in the agent, from {:.1} MiB", mib(before));
     assert!(files(agent) >= 2 * IDLE as usize, "they are on the agent");
