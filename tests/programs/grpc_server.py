@@ -61,7 +61,6 @@ async def fail(_, context):
 
 async def sleep(_, context):
     note(context, "Sleep")
-    await context.send_initial_metadata(())
     try:
         await asyncio.sleep(1000)
     except asyncio.CancelledError:
