@@ -30,11 +30,11 @@ use crate::{
     guard::Guard,
     netns::NetNs,
     process,
-    redirect::{Options, RedirectError, Redirector, Status},
+    redirect::{Options, RedirectError, Redirector, Status, lease::Brake},
     sessions::{Session, Sessions},
     settings::Settings,
     socket,
-    worker::{self, Handle, Order},
+    worker::{self, Handle, Order, room::Room},
 };
 
 /// The first session must come within this time, else whoever started the agent is gone.
@@ -108,14 +108,18 @@ impl App {
             _ => return Err(failure("cannot listen in the target", "see the agent's log (MIRRORD_AGENT_LOG=FILE)")),
         };
         let port = listeners.first().map_or(0, |first| first.port);
+        let brake = Brake::default();
         let options = Options {
+            brake: brake.clone(),
             remove_files: vec![settings.socket.clone()],
             remove_folders: settings.socket.parent().map(Path::to_owned).into_iter().collect(),
             ..Options::default()
         };
         let redirector = Redirector::start(&netns, port, options).map_err(|error| failure(error, ""))?;
         let pod = redirector.pod_connector();
-        let start = |((index, listeners), counters): (_, &Arc<Counters>)| worker::start(index, &netns, listeners, pod, counters.clone());
+        let start = |((index, listeners), counters): (_, &Arc<Counters>)| {
+            worker::start(index, &netns, listeners, pod, counters.clone(), Room::new(brake.clone()))
+        };
         let workers: Result<Vec<_>, _> = (0..count).zip(listeners).zip(&counters).map(start).collect();
         let workers = workers.map_err(|error| failure(error, ""))?;
         tracing::info!(netns = %settings.netns.display(), workers = count, gateway_port = port, "the agent is ready");

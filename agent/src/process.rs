@@ -30,6 +30,21 @@ pub fn let_go_of_code() {
     }
 }
 
+/// How many files are open; 0 where the kernel does not say (before Linux 6.2, which made it the size of that folder).
+pub fn open_files() -> u64 {
+    std::fs::metadata("/proc/self/fd").map_or(0, |folder| folder.len())
+}
+
+/// The soft limit of open files; it may be changed from outside at any time.
+pub fn open_file_limit() -> u64 {
+    let mut limit = libc::rlimit { rlim_cur: 0, rlim_max: 0 };
+    // SAFETY: `limit` is a valid rlimit.
+    match unsafe { libc::getrlimit(libc::RLIMIT_NOFILE, &mut limit) } {
+        0 => limit.rlim_cur,
+        _ => u64::MAX,
+    }
+}
+
 /// Raises the soft limit of open files to the hard one: each proxied connection needs two.
 pub fn raise_open_files() {
     let mut limit = libc::rlimit { rlim_cur: 0, rlim_max: 0 };

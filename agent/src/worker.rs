@@ -7,6 +7,7 @@
 
 mod latency;
 mod passed;
+pub mod room;
 mod table;
 mod thread;
 mod tied;

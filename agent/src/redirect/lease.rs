@@ -5,7 +5,11 @@ use crate::netns::{NetNs, NetNsError};
 use std::{
     fs, io,
     path::PathBuf,
-    sync::mpsc::{self, RecvTimeoutError},
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering::Relaxed},
+        mpsc::{self, RecvTimeoutError},
+    },
     thread::JoinHandle,
     time::Duration,
 };
@@ -35,6 +39,22 @@ impl Lists {
     }
 }
 
+/// For an agent that cannot take more connections: while somebody pulls it, the lease is not renewed, and within a second
+/// newcomers reach the pod.
+#[derive(Clone, Debug, Default)]
+pub struct Brake(Arc<AtomicBool>);
+
+impl Brake {
+    /// Holds for one renewal; to be pulled again as long as it is needed.
+    pub fn pull(&self) {
+        self.0.store(true, Relaxed);
+    }
+
+    fn was_pulled(&self) -> bool {
+        self.0.swap(false, Relaxed)
+    }
+}
+
 /// Keeps the lists fresh until dropped.
 #[derive(Debug)]
 pub struct Lease {
@@ -43,10 +63,13 @@ pub struct Lease {
 }
 
 impl Lease {
-    pub fn start(ns: &NetNs, lists: Lists) -> Result<Self, NetNsError> {
+    pub fn start(ns: &NetNs, lists: Lists, brake: Brake) -> Result<Self, NetNsError> {
         let (stop, stopped) = mpsc::channel::<()>();
         let thread = ns.spawn("lease", move || {
             while let Err(RecvTimeoutError::Timeout) = stopped.recv_timeout(PERIOD) {
+                if brake.was_pulled() {
+                    continue;
+                }
                 if let Err(error) = lists.renew() {
                     tracing::warn!(%error, "cannot renew the redirect's lease: new connections will go to the pod");
                 }

@@ -25,6 +25,7 @@ use crate::{
     socket::PodConnector,
 };
 use iptables::Variant;
+use lease::Brake;
 use plan::{ClientAddress, MARK};
 use state::State;
 use std::{collections::BTreeSet, ffi::OsString, io, path::PathBuf, sync::mpsc, thread::JoinHandle};
@@ -69,6 +70,8 @@ pub struct Options {
     pub remove_folders: Vec<PathBuf>,
     /// Overrides the choice of the iptables variant.
     pub variant: Option<Variant>,
+    /// Lets go of new connections while it is pulled.
+    pub brake: Brake,
     /// Whether the pod shall see its clients' own addresses. Falls back to its own where that cannot be had.
     pub client_address: ClientAddress,
 }
@@ -81,6 +84,7 @@ impl Default for Options {
             remove_files: Vec::new(),
             remove_folders: Vec::new(),
             variant: None,
+            brake: Brake::default(),
             client_address: ClientAddress::Kept,
         }
     }

@@ -21,6 +21,7 @@ use tokio::{
 
 use super::{
     passed::{Passed, Sockets},
+    room::Room,
     table::{Delivery, Worker},
 };
 use crate::{
@@ -77,7 +78,14 @@ pub enum Stream {
 }
 
 /// Starts a worker in `netns` on listeners that are open already.
-pub fn start(index: u16, netns: &NetNs, listeners: Listeners, pod: PodConnector, counters: Arc<Counters>) -> Result<Handle, StartError> {
+pub fn start(
+    index: u16,
+    netns: &NetNs,
+    listeners: Listeners,
+    pod: PodConnector,
+    counters: Arc<Counters>,
+    room: Room,
+) -> Result<Handle, StartError> {
     // control --Order--> worker; bounded by the number of sessions and ports, which are bounded.
     let (orders, inbox) = mpsc::unbounded_channel();
     let (started, result) = std::sync::mpsc::channel();
@@ -94,7 +102,7 @@ pub fn start(index: u16, netns: &NetNs, listeners: Listeners, pod: PodConnector,
             };
             let worker = Rc::new(Worker::new(pod, counters));
             for listener in listeners {
-                tokio::task::spawn_local(accept(worker.clone(), listener));
+                tokio::task::spawn_local(accept(worker.clone(), listener, room.clone()));
             }
             let _ = started.send(Ok(()));
             obey(worker, inbox).await;
@@ -104,16 +112,22 @@ pub fn start(index: u16, netns: &NetNs, listeners: Listeners, pod: PodConnector,
     Ok(Handle { orders })
 }
 
-async fn accept(worker: Rc<Worker>, listener: TcpListener) {
+async fn accept(worker: Rc<Worker>, listener: TcpListener, room: Room) {
+    let mut is_full = false;
     loop {
+        if is_full {
+            room.wait(&listener).await;
+        }
         let (client, peer) = match listener.accept().await {
             Ok(accepted) => accepted,
             Err(error) => {
+                is_full = matches!(error.raw_os_error(), Some(libc::EMFILE | libc::ENFILE));
                 tracing::warn!(%error, "cannot accept a connection");
                 tokio::time::sleep(ACCEPT_PAUSE).await;
                 continue;
             }
         };
+        is_full = room.is_full_after(&client).await;
         let destination = match socket::original_destination(&client) {
             Ok(Destination::Redirected(destination)) => destination,
             // Somebody dialled the gateway's own port: nobody's traffic, and passing it on would make a loop.
