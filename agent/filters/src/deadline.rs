@@ -2,18 +2,18 @@
 //! a call that is late is first looked at, and then ended by the processor time that it goes on to use.
 //!
 //! ```text
-//!   start ──3/10 of the limit──► first look ──each tick──► used 2/10 of the limit since? ──► end
-//!                                                          10/10 of looks?               ──► end
+//!   start ──noticed by the ticker──► first look ──each tick──► used half the limit, less the time to notice it? ──► end
+//!                                                              as many looks as the limit has ticks?             ──► end
 //! ```
 //!
-//! A guest that loops ends after half the limit, and holds up its thread no longer; a quick guest that lost its core twice in
+//! A guest that loops ends after some half of the limit, and holds up its thread no longer; a quick guest that lost its core twice in
 //! one call is not taken for one that loops.
 
 use std::time::Duration;
 
 use rustix::time::{ClockId, clock_gettime};
 
-use crate::ticker::TICK;
+use crate::ticker::{NOTICED, TICK};
 
 /// One call's state.
 #[derive(Default)]
@@ -30,11 +30,6 @@ impl Deadline {
         Self { limit, looks: 0, first_look: Duration::ZERO }
     }
 
-    /// Ticks until the first look.
-    pub(crate) fn first_look(&self) -> u64 {
-        (self.limit * 3 / 10).max(1)
-    }
-
     /// Looks at a call that is still running: whether it has to end.
     pub(crate) fn is_over(&mut self) -> bool {
         self.is_over_at(thread_time())
@@ -46,7 +41,8 @@ impl Deadline {
             self.first_look = now;
         }
         let used = now.saturating_sub(self.first_look);
-        used >= TICK * u32::try_from(self.limit / 5).unwrap_or(u32::MAX).max(1) || self.looks > self.limit
+        let most = (self.limit / 2).saturating_sub(NOTICED / 2 + 1).max(2);
+        used >= TICK * u32::try_from(most).unwrap_or(u32::MAX) || self.looks > self.limit
     }
 }
 
@@ -66,7 +62,6 @@ mod tests {
     #[test]
     fn a_call_that_computes_ends_after_half_the_limit() {
         let mut deadline = Deadline::new(10);
-        assert_eq!(deadline.first_look(), 3);
         assert!(!deadline.is_over_at(ms(503)));
         assert!(!deadline.is_over_at(ms(504)));
         assert!(deadline.is_over_at(ms(505)));

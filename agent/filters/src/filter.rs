@@ -84,9 +84,6 @@ pub(crate) fn configure(module: &Module, config: &[u8], limits: Limits, log: Log
     }
     let reasonable = |time: Duration| time.clamp(Duration::from_millis(3), Duration::from_secs(10));
     let limits = Limits { call: reasonable(limits.call), configure: reasonable(limits.configure), ..limits };
-    let engine = &module.engine().inner;
-    engine.ticker.allow(limits.call);
-    engine.ticker.allow(limits.configure);
     let inner = Arc::new(Configured {
         module: module.clone(),
         config: config.into(),

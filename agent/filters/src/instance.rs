@@ -15,6 +15,7 @@ use crate::deadline::Deadline;
 use crate::error::{HostFault, explain};
 use crate::filter::Configured;
 use crate::state::{Hook, State};
+use crate::ticker::Calls;
 use crate::{Decision, Edit, Fault, FaultKind, LocalResponse, RequestParts, ResponseDecision, ResponseParts, Verdict};
 
 /// One instance of a filter, for one thread and subscription. Requests may be interleaved: what must be known again at
@@ -26,6 +27,7 @@ pub struct Instance {
 
 /// An instantiated and configured guest.
 pub(crate) struct Live {
+    calls: Calls,
     store: Store<State>,
     on_request: TypedFunc<(), i32>,
     on_response: Option<TypedFunc<u64, ()>>,
@@ -87,10 +89,10 @@ impl Instance {
         let result = match &mut self.live {
             Some(live) => {
                 live.arm(filter);
-                hook(live, filter)
+                live.watched(filter, hook)
             }
             None => match Live::start(filter, filter.call_ticks) {
-                Ok(live) => hook(self.live.insert(live), filter),
+                Ok(live) => self.live.insert(live).watched(filter, hook),
                 Err(failure) => Err(failure.into_fault(filter)),
             },
         };
@@ -127,9 +129,13 @@ impl Live {
         store.epoch_deadline_callback(|mut context| {
             Ok(if context.data_mut().deadline.is_over() { UpdateDeadline::Interrupt } else { UpdateDeadline::Continue(1) })
         });
-        arm(&mut store, filter, ticks);
-        match instantiate(&mut store, filter) {
-            Ok((on_request, on_response, 0)) => Ok(Live { store, on_request, on_response }),
+        arm(&mut store, ticks);
+        let calls = filter.module.engine().inner.ticker.calls();
+        calls.start();
+        let started = instantiate(&mut store, filter);
+        calls.end();
+        match started {
+            Ok((on_request, on_response, 0)) => Ok(Live { calls, store, on_request, on_response }),
             Ok(_) => {
                 let words = store.data_mut().said.reason.take();
                 Err(StartFailure::Refused(words.unwrap_or_else(|| "it does not say why".into())))
@@ -139,7 +145,15 @@ impl Live {
     }
 
     fn arm(&mut self, filter: &Configured) {
-        arm(&mut self.store, filter, filter.call_ticks);
+        arm(&mut self.store, filter.call_ticks);
+    }
+
+    /// Runs a hook under the ticker's eyes.
+    fn watched<T>(&mut self, filter: &Configured, hook: impl FnOnce(&mut Live, &Configured) -> T) -> T {
+        self.calls.start();
+        let result = hook(self, filter);
+        self.calls.end();
+        result
     }
 
     fn on_request(&mut self, _: &Configured, request: &RequestParts<'_>) -> Result<Decision, Fault> {
@@ -172,11 +186,10 @@ impl Live {
 }
 
 /// Starts the clock for what runs next.
-fn arm(store: &mut Store<State>, filter: &Configured, ticks: u64) {
-    let deadline = Deadline::new(ticks);
-    store.set_epoch_deadline(deadline.first_look());
-    store.data_mut().deadline = deadline;
-    filter.module.engine().inner.ticker.call_starts();
+fn arm(store: &mut Store<State>, ticks: u64) {
+    // The epoch stands still unless a call takes long.
+    store.set_epoch_deadline(1);
+    store.data_mut().deadline = Deadline::new(ticks);
 }
 
 type Started = (TypedFunc<(), i32>, Option<TypedFunc<u64, ()>>, i32);

@@ -1,28 +1,33 @@
-//! The clock of the deadlines: a thread that raises the engine's epoch each millisecond while filters run.
+//! The clock of the deadlines: a thread that looks at calls now and then, and raises the engine's epoch only while one of
+//! them takes long.
 //!
 //! ```text
-//!   call starts: calls += 1 ──► ticking ──(no call for `quiet` ticks)──► parked ──(a call starts: unpark)──► ticking
+//!   resting ◄──(no call for `quiet`)── glancing, each 4 ms ──(a call is under way)──► watching, each 1 ms
+//!      └──(a call starts: unpark)──────►   ▲   └──(the call has ended)─────────────────────┘  │
+//!                                                                    still the same one: epoch += 1
 //! ```
 //!
-//! A call only counts up and looks at one flag; it never says that it ended. Since no call outlives its deadline, none
-//! can be running when `quiet` (more than the longest deadline) ticks went by without a new one. So an idle agent has a
-//! sleeping thread, and a busy one pays one atomic addition a call.
+//! A thread that wakes each millisecond takes the core from a worker as often, which was a twentieth of a busy gateway's
+//! time. A call only counts up where it starts and ends, in a place of its own that no other thread writes.
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::thread::{JoinHandle, Thread};
 use std::time::{Duration, Instant};
 
-/// Length of a tick.
+/// Length of a tick, while a call is watched.
 pub(crate) const TICK: Duration = Duration::from_millis(1);
+/// How often the ticker looks whether a call is under way. A call is watched this late at most.
+const GLANCE: Duration = Duration::from_millis(4);
+/// Ticks after which a call's first tick comes at the latest.
+pub(crate) const NOTICED: u64 = 5;
+/// Without a call for so long, the ticker rests.
+const QUIET: Duration = Duration::from_millis(100);
 
 /// A time in ticks, rounded down.
 pub(crate) fn ticks(time: Duration) -> u64 {
     u64::try_from(time.as_nanos() / TICK.as_nanos()).unwrap_or(u64::MAX / 4)
 }
-
-/// A late wake-up makes up for the ticks that it missed, but not for a machine that was asleep.
-const MAX_CATCH_UP: u32 = 100;
 
 pub(crate) struct Ticker {
     shared: Arc<Shared>,
@@ -30,22 +35,24 @@ pub(crate) struct Ticker {
     join: Option<JoinHandle<()>>,
 }
 
+#[derive(Default)]
 struct Shared {
-    calls: AtomicU64,
-    parked: AtomicBool,
+    /// Of all instances that live.
+    calls: Mutex<Vec<Weak<AtomicU64>>>,
+    resting: AtomicBool,
     stop: AtomicBool,
-    /// In ticks; grows with the longest deadline in use.
-    quiet: AtomicU64,
+}
+
+/// An instance's calls: odd while one is under way. Only the instance's thread writes it.
+pub(crate) struct Calls {
+    count: Arc<AtomicU64>,
+    shared: Arc<Shared>,
+    ticker: Thread,
 }
 
 impl Ticker {
     pub(crate) fn start(engine: &wasmtime::Engine) -> std::io::Result<Ticker> {
-        let shared = Arc::new(Shared {
-            calls: AtomicU64::new(0),
-            parked: AtomicBool::new(false),
-            stop: AtomicBool::new(false),
-            quiet: AtomicU64::new(10),
-        });
+        let shared = Arc::new(Shared::default());
         let (own, engine) = (shared.clone(), engine.clone());
         let join = std::thread::Builder::new()
             .name("filter-ticker".into())
@@ -54,23 +61,32 @@ impl Ticker {
         Ok(Ticker { shared, thread: join.thread().clone(), join: Some(join) })
     }
 
-    /// A call starts. Must come before the guest runs.
-    pub(crate) fn call_starts(&self) {
-        // SeqCst, both here and in `rest`: either this thread sees `parked`, or the ticker sees the new count.
-        self.shared.calls.fetch_add(1, Ordering::SeqCst);
-        if self.shared.parked.load(Ordering::SeqCst) {
-            self.thread.unpark();
-        }
-    }
-
-    /// Calls of this length will come.
-    pub(crate) fn allow(&self, deadline: Duration) {
-        self.shared.quiet.fetch_max(2 * ticks(deadline) + 10, Ordering::Relaxed);
+    /// A place for the calls of one instance.
+    pub(crate) fn calls(&self) -> Calls {
+        let count = Arc::new(AtomicU64::new(0));
+        self.shared.calls.lock().unwrap_or_else(PoisonError::into_inner).push(Arc::downgrade(&count));
+        Calls { count, shared: self.shared.clone(), ticker: self.thread.clone() }
     }
 
     #[cfg(test)]
-    fn is_parked(&self) -> bool {
-        self.shared.parked.load(Ordering::SeqCst)
+    fn is_resting(&self) -> bool {
+        self.shared.resting.load(Ordering::SeqCst)
+    }
+}
+
+impl Calls {
+    /// A call starts. Must come before the guest runs.
+    pub(crate) fn start(&self) {
+        // SeqCst, both here and in `rest`: either this thread sees that the ticker rests, or the ticker sees the call.
+        self.count.fetch_add(1, Ordering::SeqCst);
+        if self.shared.resting.load(Ordering::SeqCst) {
+            self.ticker.unpark();
+        }
+    }
+
+    /// It has ended, in whichever way.
+    pub(crate) fn end(&self) {
+        self.count.store(self.count.load(Ordering::Relaxed) + 1, Ordering::Release);
     }
 }
 
@@ -85,37 +101,71 @@ impl Drop for Ticker {
     }
 }
 
+/// What a look at all calls has found.
+#[derive(Default, PartialEq, Eq, Debug)]
+struct Look {
+    /// A call is under way.
+    is_busy: bool,
+    /// One is under way that was so at the last look.
+    is_late: bool,
+    /// Calls began since the last look.
+    is_new: bool,
+}
+
 impl Shared {
     fn run(&self, tick: impl Fn()) {
-        let (mut seen, mut idle) = (self.calls.load(Ordering::SeqCst), 0);
-        let mut next = Instant::now() + TICK;
+        let mut seen = Vec::new();
+        let mut last_call = Instant::now();
         while !self.stop.load(Ordering::SeqCst) {
-            std::thread::sleep(next.saturating_duration_since(Instant::now()));
-            let mut caught_up = 0;
-            while next <= Instant::now() && caught_up < MAX_CATCH_UP {
+            let look = self.look(&mut seen);
+            if look.is_late {
                 tick();
-                next += TICK;
-                caught_up += 1;
             }
-            let calls = self.calls.load(Ordering::SeqCst);
-            idle = if calls == seen { idle + 1 } else { 0 };
-            seen = calls;
-            if idle > self.quiet.load(Ordering::Relaxed) {
-                self.rest(seen);
-                idle = 0;
+            if look.is_busy || look.is_new {
+                last_call = Instant::now();
+            } else if last_call.elapsed() > QUIET {
+                self.rest(&mut seen);
+                last_call = Instant::now();
             }
-            next = next.max(Instant::now());
+            std::thread::sleep(if look.is_busy { TICK } else { GLANCE });
         }
     }
 
+    /// `seen`: the calls at the last look, of the same instances in the same order.
+    fn look(&self, seen: &mut Vec<u64>) -> Look {
+        let mut look = Look::default();
+        let mut index = 0;
+        self.calls.lock().unwrap_or_else(PoisonError::into_inner).retain(|calls| {
+            let Some(calls) = calls.upgrade() else {
+                if index < seen.len() {
+                    seen.remove(index);
+                }
+                return false;
+            };
+            let now = calls.load(Ordering::SeqCst);
+            let before = seen.get(index).copied().unwrap_or(0);
+            let is_busy = now % 2 == 1;
+            look.is_busy |= is_busy;
+            look.is_late |= is_busy && now == before;
+            look.is_new |= now != before;
+            match seen.get_mut(index) {
+                Some(place) => *place = now,
+                None => seen.push(now),
+            }
+            index += 1;
+            true
+        });
+        look
+    }
+
     /// Parks until a call starts.
-    fn rest(&self, seen: u64) {
-        self.parked.store(true, Ordering::SeqCst);
+    fn rest(&self, seen: &mut Vec<u64>) {
+        self.resting.store(true, Ordering::SeqCst);
         // A loop: park may return for no reason.
-        while self.calls.load(Ordering::SeqCst) == seen && !self.stop.load(Ordering::SeqCst) {
+        while self.look(seen) == Look::default() && !self.stop.load(Ordering::SeqCst) {
             std::thread::park();
         }
-        self.parked.store(false, Ordering::SeqCst);
+        self.resting.store(false, Ordering::SeqCst);
     }
 }
 
@@ -124,20 +174,47 @@ mod tests {
     use super::*;
 
     #[test]
-    fn an_idle_ticker_parks_and_the_next_call_wakes_it() {
+    fn an_idle_ticker_rests_and_the_next_call_wakes_it() {
         let engine = wasmtime::Engine::default();
         let ticker = Ticker::start(&engine).unwrap();
+        let calls = ticker.calls();
         for _ in 0..3 {
             let give_up = Instant::now() + Duration::from_secs(10);
-            while !ticker.is_parked() {
-                assert!(Instant::now() < give_up, "it never parks");
+            while !ticker.is_resting() {
+                assert!(Instant::now() < give_up, "it never rests");
                 std::thread::yield_now();
             }
-            ticker.call_starts();
-            while ticker.is_parked() {
+            calls.start();
+            while ticker.is_resting() {
                 assert!(Instant::now() < give_up, "it never wakes");
                 std::thread::yield_now();
             }
+            calls.end();
         }
+    }
+
+    #[test]
+    fn only_a_call_that_is_still_the_same_is_late() {
+        let ticker = Ticker::start(&wasmtime::Engine::default()).unwrap();
+        let shared = Shared::default();
+        let [gone, quick, slow] = [(); 3].map(|()| Calls { count: Arc::default(), shared: Arc::default(), ticker: ticker.thread.clone() });
+        shared.calls.lock().unwrap().extend([&gone, &quick, &slow].map(|calls| Arc::downgrade(&calls.count)));
+        let mut seen = Vec::new();
+        assert_eq!(shared.look(&mut seen), Look::default());
+        for calls in [&gone, &quick, &slow] {
+            calls.start();
+        }
+        assert_eq!(shared.look(&mut seen), Look { is_busy: true, is_late: false, is_new: true });
+        drop(gone);
+        quick.end();
+        quick.start();
+        assert_eq!(shared.look(&mut seen), Look { is_busy: true, is_late: true, is_new: true });
+        slow.end();
+        quick.end();
+        quick.start();
+        assert_eq!(shared.look(&mut seen), Look { is_busy: true, is_late: false, is_new: true });
+        quick.end();
+        assert_eq!(shared.look(&mut seen), Look { is_busy: false, is_late: false, is_new: true });
+        assert_eq!(shared.look(&mut seen), Look::default());
     }
 }
