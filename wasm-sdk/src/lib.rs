@@ -44,8 +44,18 @@
 //! A complete one is `examples/filters/header`. The ABI below is described in `docs/abi.md`.
 
 pub mod abi;
+pub mod baggage;
+pub mod config;
+pub mod cookies;
+pub mod graphql;
+pub mod grpc;
+pub mod json;
+pub mod jwt;
 pub mod log;
 mod message;
+pub mod percent;
+pub mod query;
+pub mod trace;
 mod verdict;
 
 #[cfg(target_arch = "wasm32")]
