@@ -3,8 +3,9 @@
 
 Pods and their clients are network namespaces joined by veth pairs. The plain pod has a web server and, in front of it,
 nginx and haproxy as reverse proxies; the two others have the same web server and a mirrord session with the header
-filter, of which one delivers by passed sockets and one through the tunnel. Rounds are interleaved, because other work on
-the machine disturbs them, and medians are taken.
+filter, of which one delivers by passed sockets and one through the tunnel. HTTP/2 has a table of its own: nginx cannot
+speak it to an upstream, so haproxy is what is compared with. Rounds are interleaved, because other work on the machine
+disturbs them, and medians are taken.
 README.md tells how to read the table.
 """
 
@@ -35,6 +36,9 @@ GOALS = {
     "stolen, through the tunnel": (1.25, 0.8, 1.5),
 }
 PASSED, SOCKET, TUNNEL = GOALS
+# HTTP/2: connections and streams of each, and the most CPU a request, in haproxy's.
+H2_CONNECTIONS, H2_STREAMS, H2_CPU = 16, 32, 2.0
+H2_HAPROXY, H2_PASSED = "haproxy, HTTP/2", "passed, HTTP/2"
 
 # One worker each, so that CPU and rate compare; connections to the upstream are kept, as every proxy in production does.
 NGINX = """
@@ -46,7 +50,7 @@ http {{
     {http}
 }}
 """
-NGINX_SERVER = "server { listen 80; location / { return 200 '%s\\n'; } }" % ("x" * 99)
+NGINX_SERVER = "server { listen 80; listen 81 http2; location / { return 200 '%s\\n'; } }" % ("x" * 99)
 NGINX_PROXY = """
     upstream pod { server 127.0.0.1:80; keepalive 128; keepalive_requests 1000000000; }
     server { listen 8081; location / { proxy_pass http://pod; proxy_http_version 1.1; proxy_set_header Connection ''; } }
@@ -66,6 +70,12 @@ frontend clients
 backend pod
     http-reuse always
     server pod 127.0.0.1:80
+frontend h2_clients
+    bind *:8083 proto h2
+    default_backend h2_pod
+backend h2_pod
+    http-reuse always
+    server pod 127.0.0.1:81 proto h2
 """
 
 
@@ -137,7 +147,7 @@ class Bench:
         """A session of the bench server, with the header filter; the agent has one worker like the proxies."""
         return self.start(
             None, RELEASE / "mirrord", "exec", "-t", f"netns/{namespace}", "--steal", "--filter", FILTER,
-            "--filter-config", '{"name":"x-user","value":"me"}', "--", SERVER, "80",
+            "--filter-config", '{"name":"x-user","value":"me"}', "--", SERVER, "80", "81",
             env={**os.environ, "MIRRORD_AGENT_WORKERS": "1", "MIRRORD_AGENT_FILE": str(agent_file),
                  "MIRRORD_DELIVERY": delivery, "MIRRORD_AGENT_LOG": str(self.dir / f"mirrord-agent-{delivery}.log")},
         )
@@ -161,6 +171,18 @@ class Bench:
             else:
                 sys.exit(message)
         return requests, requests / micros * 1e6, p50 / 1000, p99 / 1000
+
+    def h2load(self, url, header, seconds, connections):
+        log = self.dir / "h2load.log"
+        log.unlink(missing_ok=True)
+        out = run("nsenter", f"--net=/run/netns/{self.clients}", "h2load", "-t1", f"-c{connections}", f"-m{H2_STREAMS}",
+                  f"-D{seconds}", f"--log-file={log}", "-H", header, url)
+        counts = dict((name, int(count)) for count, name in re.findall(r"(\d+) (\w+)", re.search(r"requests: .*", out)[0]))
+        # What was under way when the time was over counts as neither.
+        if counts["failed"] or counts["errored"] or counts["timeout"]:
+            sys.exit(f"bench: requests to {url} failed\n{out}")
+        micros = sorted(int(line.split("\t")[2]) for line in log.read_text().splitlines())
+        return counts["done"], counts["done"] / seconds, micros[len(micros) // 2] / 1000, micros[len(micros) * 99 // 100] / 1000
 
 
 # --- CPU -------------------------------------------------------------------------------------------------------------
@@ -218,23 +240,23 @@ def one_core(bench):
 # --- Measuring -------------------------------------------------------------------------------------------------------
 
 
-def measure(bench, rows, seconds, rounds, connections):
+def measure(load, rows, seconds, rounds, connections):
     """rows: (name, url, header, pids of the proxy). Gives name -> list of (requests/s, p50, p99, CPU us a request)."""
     results = {name: [] for name, *_ in rows}
     for _, url, header, _ in rows:
-        bench.wrk(url, header, 1, connections)
+        load(url, header, 1, connections)
     for number in range(rounds):
         for name, url, header, pids in rows:
             print(f"bench: round {number + 1} of {rounds}: {name}", file=sys.stderr)
             before = cpu_us(pids)
-            requests, rate, p50, p99 = bench.wrk(url, header, seconds, connections)
+            requests, rate, p50, p99 = load(url, header, seconds, connections)
             results[name].append((rate, p50, p99, (cpu_us(pids) - before) / requests))
     return results
 
 
 def table(results, base):
     """Prints it; gives for each row its CPU and its requests/s, divided by the base's."""
-    print("| in front of the pod's server | requests/s | p50 ms | p99 ms | proxy CPU µs/request: median (least) | CPU ÷ nginx | requests/s ÷ nginx |")
+    print(f"| in front of the pod's server | requests/s | p50 ms | p99 ms | proxy CPU µs/request: median (least) | CPU ÷ {base} | requests/s ÷ {base} |")
     print("|---|---|---|---|---|---|---|")
     ratios = {}
     for name, rounds in results.items():
@@ -274,28 +296,36 @@ def verdicts(ratios, p50):
         print(f"| {name} | {cell(cpu, '≤', most_cpu)} | {cell(rate, '≥', least_rate)} | {cell(p50[name], '≤', most_p50)} |")
 
 
+def h2_verdict(ratios):
+    cpu, _ = ratios[H2_PASSED]
+    reached = "reached" if cpu <= H2_CPU else "**not reached**"
+    print(f"\nGoal: CPU of a passed request over HTTP/2, times haproxy's in the same run: {cpu:.2f} ≤ {H2_CPU}: {reached}")
+
+
 def version(*command):
     out = subprocess.run(command, text=True, capture_output=True)
     return (out.stdout + out.stderr).splitlines()[0]
 
 
 def proxies(bench):
-    """Starts the plain pod; gives its rows."""
+    """Starts the plain pod; gives its rows, and those of HTTP/2."""
     bench.nginx(bench.plain, "server", NGINX_SERVER)
     nginx = bench.nginx(bench.plain, "proxy", NGINX_PROXY)
     haproxy = bench.haproxy(bench.plain)
     at = "http://10.67.1.1"
     for port in (80, 8081, 8082):
         until(f"the answer of port {port}", lambda: bench.get(f"{at}:{port}/") == "x" * 99 + "\n")
-    return [
+    pids = [haproxy.pid, *children(haproxy.pid)]
+    rows = [
         ("nothing", f"{at}/", HEADER, []),
         ("nginx", f"{at}:8081/", HEADER, [nginx.pid, *children(nginx.pid)]),
-        ("haproxy", f"{at}:8082/", HEADER, [haproxy.pid, *children(haproxy.pid)]),
+        ("haproxy", f"{at}:8082/", HEADER, pids),
     ]
+    return rows, [("nothing", f"{at}:81/", HEADER, []), (H2_HAPROXY, f"{at}:8083/", HEADER, pids)]
 
 
 def agent(bench, delivery="socket", agent_file=RELEASE / "mirrord-agent"):
-    """Starts a pod and a session on it; gives its rows (passed, stolen), and the agent's processes."""
+    """Starts a pod and a session on it; gives its rows (passed, stolen, passed over HTTP/2), and the agent's processes."""
     namespace, url = {"socket": (bench.socket, "http://10.67.2.1/"), "tunnel": (bench.tunnel, "http://10.67.3.1/")}[delivery]
     server = bench.nginx(namespace, "server", NGINX_SERVER)
     until("the answer of the pod", lambda: bench.get(url) == "x" * 99 + "\n")
@@ -317,19 +347,24 @@ def agent(bench, delivery="socket", agent_file=RELEASE / "mirrord-agent"):
     local = {pid for pid in local if os.readlink(f"/proc/{pid}/exe") != str(SERVER)}
     if not agents:
         sys.exit("bench: no agent found in the pod's namespace")
-    rows = [(PASSED, url, "x-user: you", agents), (SOCKET if delivery == "socket" else TUNNEL, url, HEADER, agents | local)]
+    h2_url = url.removesuffix("/") + ":81/"
+    rows = [
+        (PASSED, url, "x-user: you", agents),
+        (SOCKET if delivery == "socket" else TUNNEL, url, HEADER, agents | local),
+        (H2_PASSED, h2_url, "x-user: you", agents),
+    ]
     return rows, agents
 
 
 # --- Where it goes: --profile ----------------------------------------------------------------------------------------
 
 
-def system_calls(bench, rows, seconds, connections):
+def system_calls(bench, load, rows, seconds, connections):
     for name, url, header, pids in rows:
         out = bench.dir / "strace.txt"
         strace = subprocess.Popen(["strace", "-c", "-f", "-q", "-o", str(out), *(f"-p{pid}" for pid in pids)], stderr=subprocess.DEVNULL)
         time.sleep(1)  # strace says nothing of when it has attached
-        requests, *_ = bench.wrk(url, header, seconds, connections)
+        requests, *_ = load(url, header, seconds, connections)
         strace.send_signal(signal.SIGINT)
         strace.wait()
         print(f"\nSystem calls a request: {name}\n")
@@ -351,19 +386,23 @@ def instructions(bench, seconds, connections):
         f"exec valgrind -q --tool=callgrind --callgrind-out-file={out}.%p '{real}' \"$@\"\n"
     )
     wrapper.chmod(0o755)
-    rows, agents = agent(bench, agent_file=wrapper)
-    name, url, header, _ = rows[0]
-    bench.wrk(url, header, 1, connections)
-    for pid in agents:
-        subprocess.run(["callgrind_control", "--zero", str(pid)], capture_output=True)
-    requests, *_ = bench.wrk(url, header, seconds, connections)
-    for pid in agents:
-        subprocess.run(["callgrind_control", "--dump", str(pid)], capture_output=True)
-    print(f"\nInstructions in user space: {name}, {requests} requests\n")
-    dumps = sorted(bench.dir.glob("callgrind.out.*.1"), key=lambda path: path.stat().st_size)
-    if not dumps:
-        sys.exit("bench: callgrind wrote nothing")
-    costs = self_costs(dumps[-1].read_text())
+    (passed, _, h2_passed), agents = agent(bench, agent_file=wrapper)
+    for number, (row, load, connections) in enumerate([(passed, bench.wrk, connections), (h2_passed, bench.h2load, H2_CONNECTIONS)], 1):
+        name, url, header, _ = row
+        load(url, header, 1, connections)
+        for pid in agents:
+            subprocess.run(["callgrind_control", "--zero", str(pid)], capture_output=True)
+        requests, *_ = load(url, header, seconds, connections)
+        for pid in agents:
+            subprocess.run(["callgrind_control", "--dump", str(pid)], capture_output=True)
+        print(f"\nInstructions in user space: {name}, {requests} requests\n")
+        dumps = sorted(bench.dir.glob(f"callgrind.out.*.{number}"), key=lambda path: path.stat().st_size)
+        if not dumps:
+            sys.exit("bench: callgrind wrote nothing")
+        print_costs(self_costs(dumps[-1].read_text()), requests)
+
+
+def print_costs(costs, requests):
     print(f"    {sum(costs.values()) / requests:8,.0f}  in all")
     for function, count in costs.most_common(25):
         print(f"    {count / requests:8,.0f}  {function[:130]}")
@@ -412,22 +451,28 @@ def main():
     measured = (options.seconds, options.rounds, options.connections)
     with contextlib.ExitStack() as stack:
         bench = Bench(stack)
-        rows = proxies(bench)
+        rows, h2_rows = proxies(bench)
         if not options.no_agent:
-            rows += agent(bench, "socket")[0]
-            rows += agent(bench, "tunnel")[0][1:]
-        results = measure(bench, rows, *measured)
+            passed, stolen, h2_passed = agent(bench, "socket")[0]
+            tunnel = agent(bench, "tunnel")[0][1]
+            rows += [passed, stolen, tunnel]
+            h2_rows.append(h2_passed)
+        results = measure(bench.wrk, rows, *measured)
         print(f"\n{options.rounds} rounds of {options.seconds} s each, {options.connections} connections, 100-byte responses, "
               f"one worker each; {os.cpu_count()} cores, Linux {os.uname().release}; "
               f"{version('nginx', '-v').removeprefix('nginx version: ')}, {' '.join(version('haproxy', '-v').split()[:3])}\n")
         ratios = table(results, "nginx")
+        print(f"\nHTTP/2 on both sides, {H2_CONNECTIONS} connections of {H2_STREAMS} streams:\n")
+        h2_ratios = table(measure(bench.h2load, h2_rows, options.seconds, options.rounds, H2_CONNECTIONS), H2_HAPROXY)
         with one_core(bench):
-            single = measure(bench, rows, min(options.seconds, 2), options.rounds, 1)
+            single = measure(bench.wrk, rows, min(options.seconds, 2), options.rounds, 1)
         p50 = latencies(single, "nginx")
         if not options.no_agent:
             verdicts(ratios, p50)
+            h2_verdict(h2_ratios)
         if options.profile and not options.no_agent:
-            system_calls(bench, rows[1:], min(options.seconds, 3), options.connections)
+            system_calls(bench, bench.wrk, rows[1:], min(options.seconds, 3), options.connections)
+            system_calls(bench, bench.h2load, h2_rows[1:], min(options.seconds, 3), H2_CONNECTIONS)
     if options.profile and not options.no_agent:
         with contextlib.ExitStack() as stack:
             instructions(Bench(stack), min(options.seconds, 3), options.connections)

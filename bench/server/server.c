@@ -1,6 +1,6 @@
 /* The smallest web server worth measuring against: one thread, epoll, keep-alive, a 100-byte body for every request.
  *
- *   server PORT
+ *   server PORT...
  *
  * It stands for the program that a developer runs, so that what is measured is the way to it. Requests have no body;
  * several may come in one packet, or one in several. */
@@ -26,6 +26,8 @@ enum { RESPONSE = sizeof response - 1 };
 
 /* How much of "\r\n\r\n" each connection has shown: all that is to know of a request without a body. */
 static unsigned char matched[MAX_FD];
+/* Whether it is a listener. */
+static unsigned char listens[MAX_FD];
 
 static int requests_in(const char *bytes, ssize_t count, unsigned char *state) {
     static const char end[] = "\r\n\r\n";
@@ -66,26 +68,35 @@ static void fatal(const char *what) {
     exit(1);
 }
 
-int main(int argc, char **argv) {
-    if (argc != 2) {
-        fprintf(stderr, "usage: server PORT\n");
-        return 2;
-    }
-    signal(SIGPIPE, SIG_IGN);
+static void listen_on(const char *port, int poll) {
     int on = 1, listener = socket(AF_INET, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0);
-    struct sockaddr_in address = {.sin_family = AF_INET, .sin_port = htons(atoi(argv[1]))};
+    struct sockaddr_in address = {.sin_family = AF_INET, .sin_port = htons(atoi(port))};
     setsockopt(listener, SOL_SOCKET, SO_REUSEADDR, &on, sizeof on);
     if (bind(listener, (struct sockaddr *)&address, sizeof address) || listen(listener, 4096))
         fatal("listen");
-    int poll = epoll_create1(EPOLL_CLOEXEC);
-    struct epoll_event event = {.events = EPOLLIN, .data.fd = listener}, events[EVENTS];
-    if (poll < 0 || epoll_ctl(poll, EPOLL_CTL_ADD, listener, &event))
+    struct epoll_event event = {.events = EPOLLIN, .data.fd = listener};
+    if (epoll_ctl(poll, EPOLL_CTL_ADD, listener, &event))
         fatal("epoll");
+    listens[listener] = 1;
+}
+
+int main(int argc, char **argv) {
+    if (argc < 2) {
+        fprintf(stderr, "usage: server PORT...\n");
+        return 2;
+    }
+    signal(SIGPIPE, SIG_IGN);
+    int on = 1, poll = epoll_create1(EPOLL_CLOEXEC);
+    if (poll < 0)
+        fatal("epoll");
+    for (int i = 1; i < argc; i++)
+        listen_on(argv[i], poll);
+    struct epoll_event event = {.events = EPOLLIN}, events[EVENTS];
     for (;;) {
         int count = epoll_wait(poll, events, EVENTS, -1);
         for (int i = 0; i < count; i++) {
-            int fd = events[i].data.fd;
-            if (fd != listener) {
+            int fd = events[i].data.fd, listener = fd;
+            if (!listens[fd]) {
                 if (!serve(fd))
                     close(fd);
                 continue;
