@@ -196,6 +196,12 @@ def children(pid):
     return found
 
 
+def executable(pid):
+    """None if the process has ended."""
+    with contextlib.suppress(OSError):
+        return os.readlink(f"/proc/{pid}/exe")
+
+
 def cpu_us(pids):
     """User and system time of whole processes so far, microseconds; one that has ended counts for nothing."""
     total = 0
@@ -344,7 +350,7 @@ def agent(bench, delivery="socket", agent_file=RELEASE / "mirrord-agent"):
     agents |= threads_in(namespace) - {server.pid, *children(server.pid)}
     local = {session.pid, *children(session.pid)} - agents
     # The program itself is no part of the way to it. exec keeps the process, so its name tells it.
-    local = {pid for pid in local if os.readlink(f"/proc/{pid}/exe") != str(SERVER)}
+    local = {pid for pid in local if executable(pid) not in (str(SERVER), None)}
     if not agents:
         sys.exit("bench: no agent found in the pod's namespace")
     h2_url = url.removesuffix("/") + ":81/"
@@ -387,16 +393,17 @@ def instructions(bench, seconds, connections):
     )
     wrapper.chmod(0o755)
     (passed, _, h2_passed), agents = agent(bench, agent_file=wrapper)
-    for number, (row, load, connections) in enumerate([(passed, bench.wrk, connections), (h2_passed, bench.h2load, H2_CONNECTIONS)], 1):
+    for row, load, connections in ((passed, bench.wrk, connections), (h2_passed, bench.h2load, H2_CONNECTIONS)):
         name, url, header, _ = row
         load(url, header, 1, connections)
         for pid in agents:
             subprocess.run(["callgrind_control", "--zero", str(pid)], capture_output=True)
         requests, *_ = load(url, header, seconds, connections)
+        before = set(bench.dir.glob("callgrind.out.*"))
         for pid in agents:
             subprocess.run(["callgrind_control", "--dump", str(pid)], capture_output=True)
         print(f"\nInstructions in user space: {name}, {requests} requests\n")
-        dumps = sorted(bench.dir.glob(f"callgrind.out.*.{number}"), key=lambda path: path.stat().st_size)
+        dumps = sorted(set(bench.dir.glob("callgrind.out.*")) - before, key=lambda path: path.stat().st_size)
         if not dumps:
             sys.exit("bench: callgrind wrote nothing")
         print_costs(self_costs(dumps[-1].read_text()), requests)
