@@ -214,7 +214,8 @@ impl<T: AsyncRead + AsyncWrite + Unpin + 'static, S: Surroundings> Serving<T, S>
         while let Poll::Ready(accepted) = self.connection.poll_accept(cx) {
             match accepted {
                 Some(Ok((request, respond))) => {
-                    self.tasks.spawn_local(self.shared.clone().steer(request, respond));
+                    // Boxed: the runtime moves what it runs five times, and takes what is large from the allocator's slow side.
+                    self.tasks.spawn_local(Box::pin(self.shared.clone().steer(request, respond)));
                 }
                 Some(Err(_)) | None => {
                     // Whatever h2 had to say (GOAWAY) is gathered; it goes if the socket takes it now.

@@ -4,8 +4,9 @@
 //! `client socket → Early → Gather → h2 server`, `h2 client → Gather → Greeted → upstream`
 
 use std::{
-    cell::RefCell,
+    cell::{Cell, RefCell},
     io,
+    mem,
     pin::Pin,
     rc::Rc,
     task::{Context, Poll, ready},
@@ -18,8 +19,10 @@ use tokio::{
 
 /// Gathered bytes above which a connection waits for its socket.
 const GATHER_LIMIT: usize = 128 * 1024;
-/// A gather buffer that grew beyond this is given back once it is empty: idle connections hold little.
-const GATHER_KEEP: usize = 4 * 1024;
+/// A gather buffer that grew beyond this is handed on once it is empty: idle connections hold little.
+const GATHER_KEEP: usize = 512;
+/// What a thread keeps of those for whoever gathers next: one poll's frames, not what a slow peer left behind.
+const SPARE_KEEP: usize = 2 * GATHER_LIMIT;
 /// A SETTINGS frame holds six bytes a setting; nobody sends a thousand.
 const MAX_SETTINGS: usize = 6 * 1000;
 const FRAME_HEAD: usize = 9;
@@ -68,6 +71,11 @@ impl<T: AsyncWrite + Unpin> AsyncWrite for Early<T> {
 /// [`Gather::send`] after each poll of it.
 pub(super) struct Gather<T>(Rc<RefCell<Gathered<T>>>);
 
+thread_local! {
+    /// A connection gathers within one poll and has usually written all at its end: one buffer serves a thread's connections in turn.
+    static SPARE: Cell<Vec<u8>> = const { Cell::new(Vec::new()) };
+}
+
 struct Gathered<T> {
     io: T,
     out: Vec<u8>,
@@ -105,7 +113,10 @@ impl<T: AsyncWrite + Unpin> Gathered<T> {
         self.at = 0;
         self.out.clear();
         if self.out.capacity() > GATHER_KEEP {
-            self.out = Vec::new();
+            let out = mem::take(&mut self.out);
+            if out.capacity() <= SPARE_KEEP {
+                SPARE.set(out);
+            }
         }
         Pin::new(&mut self.io).poll_flush(cx)
     }
@@ -122,6 +133,9 @@ impl<T: AsyncWrite + Unpin> AsyncWrite for Gather<T> {
         let mut gathered = self.0.borrow_mut();
         if gathered.out.len() >= GATHER_LIMIT {
             ready!(gathered.send(cx))?;
+        }
+        if gathered.out.capacity() == 0 {
+            gathered.out = SPARE.take();
         }
         gathered.out.extend_from_slice(data);
         Poll::Ready(Ok(data.len()))
