@@ -7,7 +7,7 @@ use std::{
     time::Duration,
 };
 
-use crate::{netns::Namespace, wait::PATIENCE};
+use crate::{netns::Namespace, wait::PATIENCE, watchdog};
 
 /// How a message is cut before it is sent.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -203,6 +203,7 @@ impl Client {
     /// Reads a whole response.
     #[track_caller]
     pub fn response(&mut self) -> Response {
+        let _waiting = watchdog::waiting("a response");
         self.try_response().unwrap_or_else(|error| panic!("no whole response: {error}"))
     }
 

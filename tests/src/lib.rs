@@ -9,8 +9,9 @@
 //! | [`http`] | an HTTP/1.1 client that can send byte by byte and keeps what came |
 //! | [`http2`] | an HTTP/2 client with prior knowledge |
 //! | [`load`] | [`Others`]: 64 clients of other people, who must not notice anything |
-//! | [`probe`] | [`Probe`]: how long the pod could not be reached
+//! | [`probe`] | [`Probe`]: how long the pod could not be reached |
 //! | [`recorder`] | [`Recorder`]: a server that keeps the exact bytes that it got |
+//! | [`watchdog`] | an end for tests that hang |
 //!
 //! Needs root and the built product (`make build`). Whatever a run that was killed has left is removed by the next one.
 
@@ -33,6 +34,7 @@ pub mod session;
 pub mod state;
 mod sys;
 pub mod wait;
+pub mod watchdog;
 
 pub use http::Client;
 pub use load::Others;

@@ -16,7 +16,7 @@ use std::{
 
 use crate::{
     processes::{self, Process},
-    sys,
+    sys, watchdog,
 };
 
 /// Variable in the environment of everything that the harness starts: `TEST_PID.POD`. A later run finds rests by it.
@@ -76,6 +76,7 @@ pub fn output(command: &mut Command) -> Output {
     let child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn();
     let child = child.unwrap_or_else(|error| panic!("{command:?} cannot be run: {error}"));
     let process = Process(child.id());
+    let _waiting = watchdog::waiting(format!("the end of {command:?}"));
     let (ended, end) = mpsc::channel::<()>();
     // Kills all of it, as what it has started would keep its output open.
     let watch = thread::spawn(move || {
@@ -117,32 +118,45 @@ impl Share {
     fn lock(operation: i32) -> Self {
         // The crate's own folder can be locked as well as a file, and leaves none behind.
         let lock = File::open(manifest()).unwrap();
+        watchdog::pause();
+        let waiting = watchdog::waiting("other tests to give the machine back");
         sys::flock(&lock, operation).unwrap();
+        drop(waiting);
+        watchdog::watch();
         Self { _lock: lock }
     }
 }
 
 /// Ends processes and removes namespaces and folders of test runs whose own process is gone.
 fn sweep() {
-    let gone = |mark: &str| mark.split('.').next().and_then(|pid| pid.parse().ok()).is_some_and(|pid| !is_test_run(pid));
-    for process in processes::all() {
-        if process.variable(MARK).is_some_and(|mark| gone(&mark)) {
+    remove_all_of(|pid| !is_test_run(pid));
+}
+
+/// The same for this very process, which is about to exit.
+pub(crate) fn remove_own() {
+    remove_all_of(|pid| pid == std::process::id());
+}
+
+fn remove_all_of(is_meant: impl Fn(u32) -> bool) {
+    let of_mark = |mark: &str| mark.split('.').next().and_then(|pid| pid.parse().ok()).is_some_and(&is_meant);
+    for process in processes::all().into_iter().filter(|process| process.0 != std::process::id()) {
+        if process.variable(MARK).is_some_and(|mark| of_mark(&mark)) {
             process.kill();
         }
     }
-    for name in rests("/run/netns") {
+    for name in rests("/run/netns", &is_meant) {
         crate::netns::remove(&name);
     }
-    for name in rests("/tmp") {
+    for name in rests("/tmp", &is_meant) {
         let _ = fs::remove_dir_all(Path::new("/tmp").join(name));
     }
 }
 
-/// Names in a folder that begin as those of pods do (`mtPIDx…`), of runs that are gone.
-fn rests(folder: &str) -> Vec<String> {
+/// Names in a folder that begin as those of pods do (`mtPIDx…`), of the runs that are meant.
+fn rests(folder: &str, is_meant: impl Fn(u32) -> bool) -> Vec<String> {
     let owner = |name: &str| name.strip_prefix("mt")?.split_once('x')?.0.parse::<u32>().ok();
     let names = fs::read_dir(folder).into_iter().flatten().flatten().filter_map(|entry| entry.file_name().into_string().ok());
-    names.filter(|name| owner(name).is_some_and(|pid| !is_test_run(pid))).collect()
+    names.filter(|name| owner(name).is_some_and(&is_meant)).collect()
 }
 
 fn is_test_run(pid: u32) -> bool {

@@ -2,7 +2,7 @@
 
 use std::{collections::HashSet, fs, os::unix::fs::MetadataExt, path::PathBuf};
 
-use crate::sys;
+use crate::{sys, wait::eventually};
 
 /// A process by its id. It may end at any time: then everything about it is empty.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -87,6 +87,20 @@ impl Process {
     /// Sends a signal; a process that has ended already is no error.
     pub fn signal(self, signal: i32) {
         let _ = sys::kill(self.0, signal);
+    }
+
+    /// Stops it, and returns when it stands still: until then its threads may go on for a while on a busy machine.
+    #[track_caller]
+    pub fn stop(self) {
+        self.signal(libc::SIGSTOP);
+        eventually("a stopped process stands still", || self.stands_still().then_some(()));
+    }
+
+    /// Whether none of its threads can go on.
+    fn stands_still(self) -> bool {
+        let threads = fs::read_dir(self.path("task")).into_iter().flatten().flatten();
+        let mut stats = threads.filter_map(|thread| fs::read_to_string(thread.path().join("stat")).ok());
+        stats.all(|stat| stat.rsplit_once(") ").is_some_and(|(_, rest)| rest.starts_with(['T', 'Z', 'X'])))
     }
 
     /// Its parent.

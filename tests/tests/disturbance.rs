@@ -17,6 +17,7 @@ use mirrord_tests::{
     load::Failure,
     pod::{WEB, WEB_H2},
     probe::{connect_from, recovery, story},
+    processes::Process,
     session::{Delivery, ME},
     state,
 };
@@ -98,7 +99,7 @@ fn stand_still(delivery: Delivery) {
     others.wait_for(STAGE / 2);
     // A laptop that is closed while it takes uploads: nothing of it answers, nothing of it says so.
     let (intproxy, program) = (session.intproxy(), session.program());
-    [intproxy, program].iter().for_each(|process| process.signal(libc::SIGSTOP));
+    [intproxy, program].into_iter().for_each(Process::stop);
     let mut uploads: Vec<_> = (0..8).map(|_| pod.connect(WEB)).collect();
     for client in &mut uploads {
         client.send(b"POST /stuck HTTP/1.1\r\nHost: pod\r\nx-user: me\r\nContent-Length: 100000000\r\n\r\n");

@@ -56,7 +56,7 @@ fn connections_in_the_backlog_of_an_agent_that_stops_are_served() {
     let session = Exec::steal_mine(&pod).run(&Program::c("one", &[WEB]));
     assert_eq!(pod.get("/").with(ME).send().who(), "program one");
     let agent = pod.agent();
-    agent.signal(libc::SIGSTOP);
+    agent.stop();
     // The kernel makes the connection while the lease still holds; nobody accepts it.
     let mut clients: Vec<_> = (0..32).map(|_| pod.connect(WEB)).collect();
     for (number, client) in clients.iter_mut().enumerate() {
@@ -142,8 +142,9 @@ fn an_agent_that_stands_still_loses_new_connections_to_the_pod_and_gets_them_bac
     let mut kept = pod.connect(WEB);
     assert_eq!(kept.get("/kept", &[ME]).who(), "program one");
     let probe = Probe::start(&pod);
-    let (agent, stopped) = (pod.agent(), Instant::now());
-    agent.signal(libc::SIGSTOP);
+    let agent = pod.agent();
+    agent.stop();
+    let stopped = Instant::now();
     eventually("five seconds are over", || (stopped.elapsed() > Duration::from_secs(5)).then_some(()));
     assert_eq!(pod.get("/").with(ME).send().who(), "pod");
     agent.signal(libc::SIGCONT);

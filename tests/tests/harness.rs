@@ -1,15 +1,16 @@
 //! The harness itself, with no mirrord at all: a pod answers, its clients notice failures, and nothing is left behind.
 //! Where these fail, no other test says anything.
 
-use std::{net::IpAddr, time::Duration};
+use std::{env, fs, net::IpAddr, process::Command, thread, time::Duration};
 
 use mirrord_tests::{
     Client, Others, Pod, Program, Recorder, eventually,
     http::{Pieces, get},
-    http2,
+    http2, machine,
     pod::{WEB, WEB_H2, WEB_TOO},
     programs,
     recorder::Step,
+    watchdog,
 };
 
 #[test]
@@ -93,4 +94,32 @@ fn pods_stand_beside_each_other() {
     assert_eq!([one.get("/").send().who(), two.get("/").send().who()], ["pod", "pod"]);
     drop(one);
     assert_eq!(two.get("/").send().who(), "pod");
+}
+
+#[test]
+fn a_test_that_hangs_is_ended_says_why_and_leaves_nothing() {
+    const HANG: &str = "MIRRORD_TESTS_HANG";
+    if env::var_os(HANG).is_some() {
+        let _pod = Pod::new();
+        watchdog::allow(Duration::from_secs(1));
+        thread::scope(|scope| {
+            scope.spawn(|| {
+                let _waiting = watchdog::waiting("somebody who does not come");
+                thread::sleep(Duration::from_secs(50));
+            });
+            panic!("what went wrong");
+        });
+    }
+    let thread = thread::current();
+    let mut again = Command::new(env::current_exe().unwrap());
+    let output = machine::output(again.args(["--exact", thread.name().unwrap(), "--test-threads=2"]).env(HANG, "1"));
+    let said = [output.stdout, output.stderr].map(|bytes| String::from_utf8(bytes).unwrap()).concat();
+    for part in ["somebody who does not come", "what went wrong", "its limit is 1s", "test result: FAILED. 0 passed; 1 failed"] {
+        assert!(said.contains(part), "{part}: {said}");
+    }
+    assert_eq!(output.status.code(), Some(101));
+    let pid = said.split("threads of ").nth(1).and_then(|rest| rest.split(':').next()).unwrap();
+    let rests =
+        fs::read_dir("/run/netns").unwrap().flatten().filter(|name| name.file_name().to_string_lossy().starts_with(&format!("mt{pid}x")));
+    assert_eq!(rests.count(), 0, "{said}");
 }

@@ -111,7 +111,7 @@ fn a_server_that_does_not_read_holds_back_the_upload_and_nothing_else() {
     for (what, server, header) in [("stolen", program, format!("{ME}\r\n")), ("passed", slow_pod, String::new())] {
         let before = watched.map(|(_, process)| process.memory());
         watched.iter().for_each(|(_, process)| process.reset_peak_memory());
-        server.signal(libc::SIGSTOP);
+        server.stop();
         thread::scope(|scope| {
             let uploads: Vec<_> = (0..4)
                 .map(|_| {

@@ -38,7 +38,7 @@ fn a_stopped_program_slows_nobody() {
     let session = Exec::mirror(&pod).run(&Program::c("copy", &[WEB]));
     ask(&pod, 2000, "/warm");
     let running = ask(&pod, 10_000, "/running");
-    session.program().signal(libc::SIGSTOP);
+    session.program().stop();
     let stopped = ask(&pod, 10_000, "/stopped");
     session.program().signal(libc::SIGCONT);
     println!("10,000 requests with the program running {running:.2?}, stopped {stopped:.2?}");
