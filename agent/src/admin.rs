@@ -116,8 +116,7 @@ async fn state(app: &App) -> State {
 }
 
 fn session(session: &Session) -> SessionState {
-    let filter =
-        |filter: &mirrord_filters::Filter| FilterState { name: filter.name().to_owned(), sha256: filter.module().sha256().to_owned() };
+    let filter = |filter: &mirrord_filters::Filter| FilterState { name: filter.name().to_owned(), sha256: filter.sha256().to_owned() };
     SessionState {
         id: session.spec.id,
         owner: session.owner.clone(),

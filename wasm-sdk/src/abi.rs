@@ -112,13 +112,13 @@ pub mod level {
 /// Returned by the getters for what is not there.
 pub const ABSENT: i32 = -1;
 
-/// The sizes within which a filter stays; all in bytes but for [`limit::EDITS`].
+/// The sizes within which a filter stays; in bytes unless they say otherwise.
 pub mod limit {
     /// A module.
     pub const MODULE: usize = 32 << 20;
     /// A config.
     pub const CONFIG: usize = 64 << 10;
-    /// Header edits of one hook call.
+    /// Header edits of one hook call and target, a number.
     pub const EDITS: usize = 64;
     /// Names and values of all edits of one hook call together.
     pub const EDIT_BYTES: usize = 64 << 10;
@@ -128,6 +128,10 @@ pub mod limit {
     pub const REASON: usize = 256;
     /// A log line; what is longer is cut.
     pub const LOG: usize = 1024;
+    /// A body's window: what a filter sees of it at once.
+    pub const BODY_WINDOW: usize = 1 << 20;
+    /// A delay; what is longer is shortened.
+    pub const DELAY: core::time::Duration = core::time::Duration::from_secs(30);
 }
 
 /// Headers that say where a message ends or what becomes of the connection. They belong to the relay: a filter that

@@ -9,6 +9,7 @@ mod common;
 
 use std::hint::black_box;
 
+use common::Instance;
 use criterion::{Criterion, criterion_group, criterion_main};
 use mirrord_filters::{Field, Limits, Verdict};
 
@@ -49,7 +50,7 @@ fn filters(criterion: &mut Criterion) {
     absent[18].name = b"x-abcd";
 
     let mut group = criterion.benchmark_group("filters");
-    let mut instance = filter.instance();
+    let mut instance = Instance::of(&filter);
     for (name, headers, verdict) in [
         ("pass, header absent", &absent, Verdict::Pass),
         ("pass, other value", &passed, Verdict::Pass),
@@ -57,17 +58,17 @@ fn filters(criterion: &mut Criterion) {
     ] {
         let request = common::request("GET", "/api/v1/cart?id=3", headers);
         assert_eq!(instance.on_request(&request).verdict, verdict);
-        group.bench_function(name, |bencher| bencher.iter(|| instance.on_request(black_box(&request))));
+        group.bench_function(name, |bencher| bencher.iter(|| instance.0.on_request(black_box(&request))));
     }
     let request = common::request("GET", "/api/v1/cart?id=3", &absent);
     // The share of the call itself and of handing over the head.
     let idle = br#"(module (memory (export "memory") 1) (func (export "mirrord_abi_version_1"))
         (func (export "mirrord_configure") (result i32) i32.const 0) (func (export "mirrord_on_request") (result i32) i32.const 0))"#;
-    let mut idle = engine.load("idle", idle).unwrap().configure(b"", Limits::default()).unwrap().instance();
-    group.bench_function("pass, a filter that looks at nothing", |bencher| bencher.iter(|| idle.on_request(black_box(&request))));
+    let mut idle = Instance::of(&engine.load("idle", idle).unwrap().configure(b"", Limits::default()).unwrap());
+    group.bench_function("pass, a filter that looks at nothing", |bencher| bencher.iter(|| idle.0.on_request(black_box(&request))));
     group.bench_function("native", |bencher| bencher.iter(|| native(black_box(request.headers))));
     group.bench_function("fresh instance and one request", |bencher| {
-        bencher.iter(|| filter.instance().on_request(black_box(&request)));
+        bencher.iter(|| Instance::of(&filter).on_request(black_box(&request)));
     });
     group.bench_function("compile", |bencher| bencher.iter(|| engine.load("header", black_box(&wasm)).unwrap()));
     let dir = tempfile::tempdir().unwrap();

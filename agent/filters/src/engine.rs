@@ -7,9 +7,8 @@ use sha2::{Digest, Sha256};
 
 use crate::cache::Cache;
 use crate::log::{LogSink, to_tracing};
-use crate::state::State;
 use crate::ticker::Ticker;
-use crate::{FilterError, Module, abi, host, module};
+use crate::{FilterError, Module, abi, module, own};
 
 /// Address space that a memory gets at once. Growth within it moves nothing; the default limit fits in.
 const MEMORY_RESERVATION: u64 = 16 << 20;
@@ -34,7 +33,7 @@ pub struct Engine {
 pub(crate) struct Inner {
     pub(crate) wasmtime: wasmtime::Engine,
     pub(crate) ticker: Ticker,
-    pub(crate) linker: wasmtime::Linker<State>,
+    pub(crate) linker: wasmtime::Linker<own::State>,
     pub(crate) log: LogSink,
     cache: Option<Cache>,
 }
@@ -46,7 +45,7 @@ impl Engine {
     /// [`FilterError::Engine`] if wasmtime or the thread does not start.
     pub fn new(settings: EngineSettings) -> Result<Engine, FilterError> {
         let wasmtime = wasmtime::Engine::new(&config()).map_err(|e| FilterError::Engine(format!("{e:#}")))?;
-        let linker = host::linker(&wasmtime).map_err(|e| FilterError::Engine(format!("{e:#}")))?;
+        let linker = own::linker(&wasmtime).map_err(|e| FilterError::Engine(format!("{e:#}")))?;
         let ticker = Ticker::start(&wasmtime).map_err(|e| FilterError::Engine(format!("no thread: {e}")))?;
         let cache = settings.cache_dir.and_then(|dir| Cache::open(&dir, &wasmtime));
         let log = settings.log.unwrap_or_else(|| Arc::new(to_tracing));

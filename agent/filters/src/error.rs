@@ -5,6 +5,8 @@ use std::fmt;
 
 use wasmtime::{Trap, WasmBacktrace};
 
+use crate::Policy;
+
 /// Why a filter cannot be used. Each message ends with the next step.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
@@ -41,7 +43,7 @@ pub enum FilterError {
     Start(Fault),
 }
 
-/// One failure of a filter during a call. The request passed to the pod.
+/// One failure of a filter during a call.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Fault {
     /// The filter's name.
@@ -51,15 +53,23 @@ pub struct Fault {
     pub message: String,
     /// The filter failed so often in a row that it is not called for a while.
     pub set_aside: bool,
+    /// What became of the request.
+    pub policy: Policy,
 }
 
 impl fmt::Display for Fault {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "filter {} failed ({}): {}", self.filter, self.kind, self.message)?;
+        let becomes = match self.policy {
+            Policy::Pass => "passes as if this filter said nothing",
+            Policy::Steal => "goes to the session",
+            Policy::Deny => "is refused",
+        };
         if self.set_aside {
-            write!(f, "; it failed too often in a row and is set aside for a while, all requests pass")?;
+            write!(f, "; it failed too often in a row and is set aside for a while: each request {becomes}")
+        } else {
+            write!(f, "; the request {becomes}")
         }
-        Ok(())
     }
 }
 

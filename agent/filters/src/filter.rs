@@ -1,13 +1,12 @@
-//! A filter ready for use: module, config, limits, and what its instances share (failure record, log allowance).
+//! A filter ready for use: what it is made of, config, limits, and what its instances share (failure record, log allowance).
 
 use std::sync::Arc;
 use std::time::Duration;
 
 use crate::health::Health;
-use crate::instance::{Instance, Live, StartFailure};
+use crate::link::Link;
 use crate::log::{FilterLog, LogSink};
-use crate::ticker::ticks;
-use crate::{FilterError, Module, abi};
+use crate::own;
 
 /// Within which a filter stays. Values out of reason are brought back into it.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -39,6 +38,40 @@ impl Default for Limits {
     }
 }
 
+/// What a request meets when a link fails, or is set aside because it failed too often.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Policy {
+    /// As if the link said nothing: the next one is asked.
+    #[default]
+    Pass,
+    /// The session's program gets it.
+    Steal,
+    /// It is answered 503; an exchange that is under way is reset, so that nothing leaves that the filter was to see.
+    Deny,
+}
+
+/// Whether requests share an instance.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Isolation {
+    /// One instance a thread, for all of its requests.
+    #[default]
+    Shared,
+    /// A fresh instance for each request: nothing of one can be seen in another. Costs some 10 µs a request.
+    Fresh,
+}
+
+/// How a filter is to be run.
+#[derive(Clone, Default)]
+pub struct Settings {
+    /// What the user gave; the filter's business.
+    pub config: Vec<u8>,
+    pub limits: Limits,
+    pub policy: Policy,
+    pub isolation: Isolation,
+    /// Where its log lines go; nothing: to the engine's sink.
+    pub log: Option<LogSink>,
+}
+
 /// A configured filter. A clone is the same filter: instances of all clones share one failure record.
 #[derive(Clone)]
 pub struct Filter {
@@ -47,54 +80,73 @@ pub struct Filter {
 
 /// What all instances of a filter share.
 pub(crate) struct Configured {
-    pub(crate) module: Module,
+    pub(crate) name: String,
+    /// Of the module's bytes, in hex; of what else makes it, if it is no module.
+    pub(crate) sha256: String,
     pub(crate) config: Vec<u8>,
     pub(crate) limits: Limits,
-    /// `limits.call` in ticks.
-    pub(crate) call_ticks: u64,
+    pub(crate) policy: Policy,
+    pub(crate) isolation: Isolation,
     pub(crate) log: FilterLog,
     pub(crate) health: Health,
+    pub(crate) kind: Kind,
+}
+
+/// What it is made of.
+pub(crate) enum Kind {
+    /// A module of our own ABI (docs/abi.md).
+    Own(own::Guest),
 }
 
 impl Filter {
-    /// The module's name.
+    pub(crate) fn new(name: &str, sha256: &str, settings: Settings, log: LogSink, kind: Kind) -> Filter {
+        let Settings { config, limits, policy, isolation, .. } = settings;
+        let health = Health::new(limits.faults_in_a_row, limits.rest);
+        let log = FilterLog::new(name, log);
+        let inner = Configured { name: name.into(), sha256: sha256.into(), config, limits, policy, isolation, log, health, kind };
+        Filter { inner: Arc::new(inner) }
+    }
+
+    /// What it was called when loaded.
     #[must_use]
     pub fn name(&self) -> &str {
-        self.inner.module.name()
+        &self.inner.name
     }
 
-    /// The module.
+    /// SHA-256 of the module's bytes, in hex.
     #[must_use]
-    pub fn module(&self) -> &Module {
-        &self.inner.module
+    pub fn sha256(&self) -> &str {
+        &self.inner.sha256
     }
 
-    /// A new instance, for one thread and subscription. Its Wasm instance is made at the first call, or by
-    /// [`Instance::warm_up`].
+    /// What its failures lead to.
     #[must_use]
-    pub fn instance(&self) -> Instance {
-        Instance::new(self.inner.clone())
+    pub fn policy(&self) -> Policy {
+        self.inner.policy
+    }
+
+    /// Whether it says anything about connections that are not HTTP.
+    #[must_use]
+    pub fn wants_connections(&self) -> bool {
+        match &self.inner.kind {
+            Kind::Own(guest) => guest.hooks.connection,
+        }
+    }
+
+    /// A new link for one thread.
+    pub(crate) fn link(&self) -> Box<dyn Link> {
+        match &self.inner.kind {
+            Kind::Own(guest) => Box::new(own::Instance::new(self.inner.clone(), guest.clone())),
+        }
     }
 }
 
-pub(crate) fn configure(module: &Module, config: &[u8], limits: Limits, log: LogSink) -> Result<Filter, FilterError> {
-    let name = || module.name().to_owned();
-    if config.len() > abi::limit::CONFIG {
-        return Err(FilterError::ConfigTooLarge { name: name(), size: config.len(), limit: abi::limit::CONFIG });
-    }
-    let reasonable = |time: Duration| time.clamp(Duration::from_millis(3), Duration::from_secs(10));
-    let limits = Limits { call: reasonable(limits.call), configure: reasonable(limits.configure), ..limits };
-    let inner = Arc::new(Configured {
-        module: module.clone(),
-        config: config.into(),
-        log: FilterLog::new(module.name(), log),
-        health: Health::new(limits.faults_in_a_row, limits.rest),
-        call_ticks: ticks(limits.call),
-        limits,
-    });
-    match Live::start(&inner, ticks(inner.limits.configure)) {
-        Ok(_) => Ok(Filter { inner }),
-        Err(StartFailure::Refused(words)) => Err(FilterError::ConfigRefused { name: name(), words }),
-        Err(StartFailure::Fault(fault)) => Err(FilterError::Start(fault)),
+impl Settings {
+    /// With its times in reason.
+    pub(crate) fn checked(mut self) -> Self {
+        let reasonable = |time: Duration| time.clamp(Duration::from_millis(3), Duration::from_secs(10));
+        self.limits.call = reasonable(self.limits.call);
+        self.limits.configure = reasonable(self.limits.configure);
+        self
     }
 }

@@ -1,35 +1,42 @@
 //! The Wasm host: compiles, caches, instantiates, limits and calls filters. The only place that knows wasmtime.
 //!
 //! ```text
-//! bytes ─Engine::load→ Module ─configure→ Filter ─instance→ Instance (one a worker thread)
-//!                                                             on_request(head) → Decision
+//! bytes ─Engine::load→ Module ─configure→ Filter ┐
+//!                                        Filter ├─Chain::new→ Chain (one a worker thread) ─on_request→ Outcome
+//!                                        Filter ┘                                        ─on_body, on_response…
 //! ```
 //!
-//! Bytes come from a session, so nothing in them is trusted: a module may import the ABI's functions and nothing else,
-//! and each call has a deadline and a memory limit. Whatever goes wrong inside a call becomes [`Verdict::Pass`] with a
-//! [`Fault`]: the request goes to the pod, and the next one meets a fresh instance.
+//! Bytes come from a session, so nothing in them is trusted: a module may import its ABI's functions and nothing else,
+//! and each call has a deadline and a memory limit. Whatever goes wrong inside a call becomes a [`Fault`] and what the
+//! filter's [`Policy`] says, by default that the request passes; the next one meets a fresh instance.
 
 #![deny(unsafe_code)]
 
 mod cache;
+mod chain;
 mod deadline;
 mod engine;
 mod error;
 mod filter;
+mod followers;
 mod health;
-mod host;
-mod instance;
+mod link;
 mod log;
 mod message;
 mod module;
-mod state;
+mod own;
 mod ticker;
 
+pub use chain::{Chain, Pending, Step};
 pub use engine::{Engine, EngineSettings};
 pub use error::{Fault, FaultKind, FilterError};
-pub use filter::{Filter, Limits};
-pub use instance::Instance;
+pub use filter::{Filter, Isolation, Limits, Policy, Settings};
+pub use followers::Followers;
+pub use link::{Exchange, Side, Wants};
 pub use log::{LogLevel, LogSink};
-pub use message::{Decision, Edit, Field, LocalResponse, RequestParts, ResponseDecision, ResponseParts, Verdict, Version};
+pub use message::{
+    BodyDecision, ConnectionDecision, ConnectionParts, Edit, Field, LocalResponse, Outcome, RequestParts, ResponseDecision, ResponseParts,
+    Verdict, Version,
+};
 pub use mirrord_filter_sdk::abi;
 pub use module::Module;

@@ -1,8 +1,10 @@
-//! What goes into a filter and what comes out: plain data, borrowed on the way in.
+//! What goes into filters and what comes out: plain data, borrowed on the way in.
 
 use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
 
-use crate::Fault;
+use crate::{Fault, Followers};
 
 /// One header as it came: no trimming of case, duplicates kept.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -40,6 +42,8 @@ pub struct RequestParts<'a> {
     /// The original destination.
     pub destination: SocketAddr,
     pub version: Version,
+    /// No body follows.
+    pub end: bool,
 }
 
 /// A response's head.
@@ -47,6 +51,19 @@ pub struct RequestParts<'a> {
 pub struct ResponseParts<'a> {
     pub status: u16,
     pub headers: &'a [Field<'a>],
+}
+
+/// What is known of a connection that is not read as HTTP, once its first bytes have come.
+#[derive(Debug, Clone, Copy)]
+pub struct ConnectionParts<'a> {
+    pub client: SocketAddr,
+    /// The original destination.
+    pub destination: SocketAddr,
+    /// Of a TLS client's first message: the server's name, as sent.
+    pub sni: Option<&'a [u8]>,
+    /// And the protocols that it offers, in its order.
+    pub alpn: &'a [&'a [u8]],
+    pub first_bytes: &'a [u8],
 }
 
 /// One header edit, already checked: the name is a token and frames nothing, the value has no control characters.
@@ -70,13 +87,20 @@ impl Edit {
     }
 }
 
-/// Where a request goes.
-#[derive(Debug, Clone, PartialEq, Eq)]
+/// Where a request, or a connection, goes.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub enum Verdict {
+    #[default]
     Pass,
     Steal,
+    /// To the pod, which answers; the session's program gets a copy.
     Mirror,
+    /// To the session's program, which answers; the pod gets a copy, whose answer is thrown away.
+    StealAndMirror,
+    /// Answered here. Of a connection it makes no sense and never comes.
     Respond(LocalResponse),
+    /// The connection (HTTP/1) or the stream (HTTP/2) is reset.
+    Abort,
 }
 
 /// An answer of the filter's own, already checked. Whoever sends it adds `Content-Length`.
@@ -89,47 +113,57 @@ pub struct LocalResponse {
     pub body: Vec<u8>,
 }
 
-/// What a filter made of one request.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Decision {
+/// What a chain made of one request.
+#[derive(Debug, Default)]
+pub struct Outcome {
     pub verdict: Verdict,
-    /// Edits of the request, in order.
+    /// The link that gave the verdict, if it is not that all pass.
+    pub link: Option<usize>,
+    /// Edits of the request, in order, of all links that were asked.
     pub request_edits: Vec<Edit>,
-    /// Edits of its response, decided up front. Empty with [`Verdict::Respond`], which has them in its headers.
+    /// Edits of its response, decided up front. Those that came with [`Verdict::Respond`] are in its headers.
     pub response_edits: Vec<Edit>,
-    /// The filter asked to see this request's response: call [`crate::Instance::on_response`] with `token`.
-    pub wants_response: bool,
-    pub token: u64,
-    pub reason: Option<String>,
-    /// Something went wrong, and the verdict is `Pass` for that reason.
-    pub fault: Option<Fault>,
+    /// What the request target becomes: it begins with `/` and holds no white space.
+    pub path: Option<Vec<u8>>,
+    /// How long the request is held before it goes on, at most 30 s.
+    pub delay: Option<Duration>,
+    /// Why, in the words of the link that gave the verdict.
+    pub reason: Option<Arc<str>>,
+    /// What went wrong with links; the verdict follows from their failure policies already.
+    pub faults: Vec<Fault>,
+    /// Links that want to see more of this exchange.
+    pub followers: Option<Box<Followers>>,
 }
 
-impl Decision {
-    /// To the pod, unedited. Allocates nothing.
-    #[must_use]
-    pub fn pass() -> Self {
-        Decision {
-            verdict: Verdict::Pass,
-            request_edits: Vec::new(),
-            response_edits: Vec::new(),
-            wants_response: false,
-            token: 0,
-            reason: None,
-            fault: None,
-        }
-    }
-
-    pub(crate) fn fault(fault: Fault) -> Self {
-        Decision { fault: Some(fault), ..Self::pass() }
-    }
-}
-
-/// What a filter made of one response.
+/// What a chain made of one response's head.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct ResponseDecision {
     pub edits: Vec<Edit>,
-    pub reason: Option<String>,
-    /// Something went wrong, and there are no edits for that reason.
-    pub fault: Option<Fault>,
+    /// This goes to the client instead of the response.
+    pub replace: Option<LocalResponse>,
+    /// Reset the client's connection or stream.
+    pub abort: bool,
+    pub reason: Option<Arc<str>>,
+    pub faults: Vec<Fault>,
+}
+
+/// What a chain made of a piece of a body.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct BodyDecision {
+    /// These bytes (possibly none) instead of the piece; nothing: it goes on as it came.
+    pub replaced: Option<Vec<u8>>,
+    /// Nothing more may go on: reset the exchange.
+    pub abort: bool,
+    pub faults: Vec<Fault>,
+}
+
+/// What a chain made of a connection.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct ConnectionDecision {
+    /// Never [`Verdict::Respond`].
+    pub verdict: Verdict,
+    /// The link that gave it.
+    pub link: Option<usize>,
+    pub reason: Option<Arc<str>>,
+    pub faults: Vec<Fault>,
 }

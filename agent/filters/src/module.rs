@@ -1,14 +1,13 @@
-//! A compiled filter: which ABI it speaks is told by what it exports, and it may import the ABI's functions only.
+//! A compiled filter: which ABI it speaks is told by what it exports, and it may import that ABI's functions only.
 
 use std::sync::Arc;
 
-use wasmtime::{ExternType, FuncType, ValType};
+use wasmtime::{FuncType, ValType};
 
 use crate::engine::Engine;
-use crate::filter::{self, Filter, Limits};
+use crate::filter::{Filter, Limits, Settings};
 use crate::log::LogSink;
-use crate::state::State;
-use crate::{FilterError, abi};
+use crate::{FilterError, abi, own};
 
 /// A compiled module that is a filter. A clone is the same module.
 #[derive(Clone)]
@@ -20,17 +19,19 @@ struct Inner {
     engine: Engine,
     name: String,
     sha256: String,
-    pre: wasmtime::InstancePre<State>,
-    has_response_hook: bool,
+    guest: Guest,
+}
+
+enum Guest {
+    Own(own::Guest),
 }
 
 impl Module {
     pub(crate) fn new(engine: Engine, name: &str, sha256: String, compiled: &wasmtime::Module) -> Result<Module, FilterError> {
-        check_abi(name, compiled)?;
-        let pre =
-            engine.inner.linker.instantiate_pre(compiled).map_err(|e| FilterError::Invalid { name: name.into(), message: one_line(&e) })?;
-        let has_response_hook = compiled.get_export(abi::export::ON_RESPONSE).is_some();
-        Ok(Module { inner: Arc::new(Inner { engine, name: name.into(), sha256, pre, has_response_hook }) })
+        let guest = match speaks(name, compiled)? {
+            Speaks::Own => Guest::Own(own::Guest::new(&engine, name, compiled)?),
+        };
+        Ok(Module { inner: Arc::new(Inner { engine, name: name.into(), sha256, guest }) })
     }
 
     /// What it was called when loaded.
@@ -45,34 +46,57 @@ impl Module {
         &self.inner.sha256
     }
 
-    /// Gives it a config. Its configure hook runs once, in an instance that is then thrown away, so that a refused
-    /// config shows here. Takes at most `limits.configure`, usually some 50 µs.
+    /// Gives it a config and limits, and the other settings as they are by default.
     ///
     /// # Errors
-    /// [`FilterError::ConfigRefused`] in the filter's own words, [`FilterError::Start`] if it fails.
+    /// As [`Module::configure_with`].
     pub fn configure(&self, config: &[u8], limits: Limits) -> Result<Filter, FilterError> {
-        self.configure_with_log(config, limits, self.engine().inner.log.clone())
+        self.configure_with(Settings { config: config.into(), limits, ..Settings::default() })
     }
 
     /// As [`Module::configure`], for a filter whose log lines go to `log` and not to the engine's sink.
     ///
     /// # Errors
-    /// As [`Module::configure`].
+    /// As [`Module::configure_with`].
     pub fn configure_with_log(&self, config: &[u8], limits: Limits, log: LogSink) -> Result<Filter, FilterError> {
-        filter::configure(self, config, limits, log)
+        self.configure_with(Settings { config: config.into(), limits, log: Some(log), ..Settings::default() })
     }
 
-    pub(crate) fn engine(&self) -> &Engine {
-        &self.inner.engine
+    /// Makes a filter of it. Its configure hook runs once, in an instance that is then thrown away, so that a refused
+    /// config shows here. Takes at most `limits.configure`, usually some 50 µs.
+    ///
+    /// # Errors
+    /// [`FilterError::ConfigRefused`] in the filter's own words, [`FilterError::Start`] if it fails.
+    pub fn configure_with(&self, settings: Settings) -> Result<Filter, FilterError> {
+        let Inner { engine, name, sha256, guest } = &*self.inner;
+        let size = settings.config.len();
+        if size > abi::limit::CONFIG {
+            return Err(FilterError::ConfigTooLarge { name: name.clone(), size, limit: abi::limit::CONFIG });
+        }
+        let settings = settings.checked();
+        let log = settings.log.clone().unwrap_or_else(|| engine.inner.log.clone());
+        match guest {
+            Guest::Own(guest) => own::configure(guest, name, sha256, settings, log),
+        }
     }
+}
 
-    pub(crate) fn pre(&self) -> &wasmtime::InstancePre<State> {
-        &self.inner.pre
-    }
+/// The ABIs.
+enum Speaks {
+    Own,
+}
 
-    pub(crate) fn has_response_hook(&self) -> bool {
-        self.inner.has_response_hook
+/// Which ABI a module speaks, and that it does so properly.
+fn speaks(name: &str, module: &wasmtime::Module) -> Result<Speaks, FilterError> {
+    if module.get_export(abi::export::VERSION_1).is_some() {
+        return own::check(name, module).map(|()| Speaks::Own);
     }
+    Err(foreign(name, module))
+}
+
+/// Checks what a module is before it is worth a place in the cache.
+pub(crate) fn check_abi(name: &str, module: &wasmtime::Module) -> Result<(), FilterError> {
+    speaks(name, module).map(|_| ())
 }
 
 /// Tells apart, before any parsing, what is a core module in either format and what is not.
@@ -93,71 +117,6 @@ fn looks_like_wat(text: &[u8]) -> bool {
     code.is_some_and(|line| line.starts_with(b"(module"))
 }
 
-/// Version 1 of the ABI, with all of its exports in the right types and no import but its own.
-pub(crate) fn check_abi(name: &str, module: &wasmtime::Module) -> Result<(), FilterError> {
-    if module.get_export(abi::export::VERSION_1).is_none() {
-        return Err(foreign(name, module));
-    }
-    for reserved in abi::export::RESERVED {
-        if module.get_export(reserved).is_some() {
-            return Err(FilterError::ReservedExport { name: name.into(), export: reserved.into() });
-        }
-    }
-    let wrong = |export: &str, problem| Err(FilterError::BadExport { name: name.into(), export: export.into(), problem });
-    match module.get_export(abi::export::MEMORY) {
-        Some(ExternType::Memory(_)) => {}
-        _ => return wrong(abi::export::MEMORY, "there is no memory of that name"),
-    }
-    use ValType::{I32, I64};
-    let hooks: [(&str, bool, &[ValType], &[ValType]); 5] = [
-        (abi::export::VERSION_1, true, &[], &[]),
-        (abi::export::CONFIGURE, true, &[], &[I32]),
-        (abi::export::ON_REQUEST, true, &[], &[I32]),
-        (abi::export::ON_RESPONSE, false, &[I64], &[]),
-        (abi::export::INITIALIZE, false, &[], &[]),
-    ];
-    for (export, required, params, results) in hooks {
-        match module.get_export(export) {
-            None if required => return wrong(export, "it is missing"),
-            None => {}
-            Some(ExternType::Func(ty)) if has_type(&ty, params, results) => {}
-            Some(_) => return wrong(export, "its type is another one"),
-        }
-    }
-    check_imports(name, module)
-}
-
-fn check_imports(name: &str, module: &wasmtime::Module) -> Result<(), FilterError> {
-    use ValType::{I32, I64};
-    let known: [(&str, &[ValType], &[ValType]); 9] = [
-        (abi::import::GET, &[I32, I32, I32], &[I32]),
-        (abi::import::GET_HEADER, &[I32, I32, I32, I32, I32], &[I32]),
-        (abi::import::GET_HEADER_AT, &[I32, I32, I32], &[I64]),
-        (abi::import::GET_STATUS, &[], &[I32]),
-        (abi::import::EDIT_HEADER, &[I32, I32, I32, I32, I32, I32], &[]),
-        (abi::import::WATCH_RESPONSE, &[I64], &[]),
-        (abi::import::RESPOND, &[I32, I32, I32], &[]),
-        (abi::import::REASON, &[I32, I32], &[]),
-        (abi::import::LOG, &[I32, I32, I32], &[]),
-    ];
-    for import in module.imports() {
-        let hint = match (import.module(), known.iter().find(|(own, ..)| *own == import.name())) {
-            (abi::MODULE, Some((_, params, results))) => match import.ty() {
-                ExternType::Func(ty) if has_type(&ty, params, results) => continue,
-                _ => "its type is not the one in docs/abi.md",
-            },
-            (abi::MODULE, None) => "this version of the ABI has no such function; docs/abi.md lists them",
-            ("wasi_snapshot_preview1" | "wasi_unstable", _) => {
-                "there are no files, clocks or environment; build for wasm32-unknown-unknown"
-            }
-            _ => "only functions of the module \"mirrord\" are there; docs/abi.md lists them",
-        };
-        let import = format!("{}.{}", import.module(), import.name());
-        return Err(FilterError::ForbiddenImport { name: name.into(), import, hint });
-    }
-    Ok(())
-}
-
 /// What a module without our marker is.
 fn foreign(name: &str, module: &wasmtime::Module) -> FilterError {
     let name = name.to_owned();
@@ -172,9 +131,11 @@ fn foreign(name: &str, module: &wasmtime::Module) -> FilterError {
     FilterError::UnknownAbi { name }
 }
 
-fn has_type(ty: &FuncType, params: &[ValType], results: &[ValType]) -> bool {
+pub(crate) fn has_type(ty: &FuncType, params: &[ValType], results: &[ValType]) -> bool {
     // There is no subtyping among numbers, and wasmtime's types have no other equality.
-    let same = |a: &ValType, b: &ValType| matches!((a, b), (ValType::I32, ValType::I32) | (ValType::I64, ValType::I64));
+    let same = |a: &ValType, b: &ValType| {
+        matches!((a, b), (ValType::I32, ValType::I32) | (ValType::I64, ValType::I64) | (ValType::F64, ValType::F64))
+    };
     ty.params().len() == params.len()
         && ty.results().len() == results.len()
         && ty.params().zip(params).all(|(a, b)| same(&a, b))

@@ -8,8 +8,8 @@ mod common;
 use std::sync::Barrier;
 use std::time::{Duration, Instant};
 
-use common::{engine, fields, filter, get, logged_engine, request, response};
-use mirrord_filters::{Decision, Edit, Engine, Fault, FaultKind, Filter, FilterError, Limits, RequestParts, Verdict};
+use common::{Decision, Instance, engine, fields, filter, get, logged_engine, request, response};
+use mirrord_filters::{Edit, Engine, Fault, FaultKind, Filter, FilterError, Limits, Verdict};
 
 /// The least of several runs: one of them is not disturbed by what else the machine does.
 fn least(runs: usize, mut run: impl FnMut()) -> Duration {
@@ -40,7 +40,7 @@ fn assert_passes_with(decision: Decision, kind: FaultKind) -> Fault {
 fn a_guest_that_does_not_return_is_stopped_within_15_ms() {
     for name in ["loop", "flood-forever"] {
         let (engine, _log) = logged_engine();
-        let mut instance = patient(&engine, name).instance();
+        let mut instance = Instance::of(&patient(&engine, name));
         // A busy machine may take the processor away from any single run, not from all of them.
         let elapsed = least(50, || {
             let fault = assert_passes_with(instance.on_request(&get(&[])), FaultKind::Deadline);
@@ -55,7 +55,7 @@ fn a_guest_that_does_not_return_is_stopped_within_15_ms() {
 #[test]
 fn a_trap_tells_the_last_words_and_where() {
     let (engine, lines) = logged_engine();
-    let mut instance = filter(&engine, "trap").instance();
+    let mut instance = Instance::of(&filter(&engine, "trap"));
     let fault = assert_passes_with(instance.on_request(&get(&[])), FaultKind::Trap);
     assert!(fault.message.contains("it said: panicked at src/lib.rs:7: boom"), "{fault}");
     assert!(fault.message.contains("in deep < on_request"), "{fault}");
@@ -66,8 +66,8 @@ fn a_trap_tells_the_last_words_and_where() {
 #[test]
 fn stack_and_memory_have_an_end() {
     let engine = engine();
-    assert_passes_with(filter(&engine, "stack").instance().on_request(&get(&[])), FaultKind::Stack);
-    let mut instance = patient(&engine, "allocate").instance();
+    assert_passes_with(Instance::of(&filter(&engine, "stack")).on_request(&get(&[])), FaultKind::Stack);
+    let mut instance = Instance::of(&patient(&engine, "allocate"));
     let elapsed = least(50, || {
         assert_passes_with(instance.on_request(&get(&[])), FaultKind::Memory);
     });
@@ -79,17 +79,17 @@ fn memory_that_the_guest_does_not_have_is_neither_read_nor_written() {
     let engine = engine();
     let filter = patient(&engine, "out-of-bounds");
     let host = fields(&[("Host", "shop")]);
-    let mut fine = filter.instance();
+    let mut fine = Instance::of(&filter);
     assert_eq!(fine.on_request(&request("GET", "/", &host)).verdict, Verdict::Steal);
     for path in ["/g", "/h", "/b", "/i", "/e", "/l", "/r", "/a", "/w"] {
-        let fault = assert_passes_with(filter.instance().on_request(&request("GET", path, &host)), FaultKind::OutOfBounds);
+        let fault = assert_passes_with(Instance::of(&filter).on_request(&request("GET", path, &host)), FaultKind::OutOfBounds);
         assert!(fault.message.contains("outside the filter's memory"), "{path}: {fault}");
     }
 }
 
 #[test]
 fn a_verdict_that_is_none_is_a_fault() {
-    let fault = assert_passes_with(filter(&engine(), "nonsense").instance().on_request(&get(&[])), FaultKind::BadVerdict);
+    let fault = assert_passes_with(Instance::of(&filter(&engine(), "nonsense")).on_request(&get(&[])), FaultKind::BadVerdict);
     assert!(fault.message.starts_with("4711 is not a verdict"), "{fault}");
 }
 
@@ -97,7 +97,7 @@ fn a_verdict_that_is_none_is_a_fault() {
 fn edits_that_would_break_the_message_never_leave_the_guest() {
     let filter = patient(&engine(), "edits");
     let run = |name: &str, value: &str, op: &str, repeat: &str| {
-        filter.instance().on_request(&get(&fields(&[("n", name), ("v", value), ("o", op), ("r", repeat)])))
+        Instance::of(&filter).on_request(&get(&fields(&[("n", name), ("v", value), ("o", op), ("r", repeat)])))
     };
     let (name, value) = (b"x-a".to_vec(), b"b c".to_vec());
     let set = Edit::Set { name: name.clone(), value: value.clone() };
@@ -124,21 +124,21 @@ fn edits_that_would_break_the_message_never_leave_the_guest() {
 #[test]
 fn an_answer_is_whole_or_a_fault() {
     let filter = filter(&engine(), "respond");
-    let decision = filter.instance().on_request(&get(&[]));
+    let decision = Instance::of(&filter).on_request(&get(&[]));
     assert_eq!((&decision.fault, &decision.response_edits[..]), (&None, &[][..]));
     let Verdict::Respond(answer) = decision.verdict else { panic!("{decision:?}") };
     assert_eq!((answer.status, &answer.body[..]), (403, &b"no"[..]));
     let headers = [("content-type", "text/plain"), ("x-by", "the filter")];
     assert_eq!(answer.headers, headers.map(|(name, value)| (name.as_bytes().to_vec(), value.as_bytes().to_vec())));
     for path in ["/teapot", "/101"] {
-        assert_passes_with(filter.instance().on_request(&request("GET", path, &[])), FaultKind::BadAnswer);
+        assert_passes_with(Instance::of(&filter).on_request(&request("GET", path, &[])), FaultKind::BadAnswer);
     }
 }
 
 #[test]
 fn after_a_fault_the_next_request_meets_a_fresh_instance() {
     let filter = filter(&engine(), "trap-once");
-    let mut instance = filter.instance();
+    let mut instance = Instance::of(&filter);
     let verdict = |decision: Decision| (decision.verdict, decision.fault.map(|fault| fault.kind));
     let trap = fields(&[("X-Trap", "")]);
     assert_eq!(verdict(instance.on_request(&get(&[]))), (Verdict::Steal, None));
@@ -153,7 +153,7 @@ fn a_filter_that_fails_again_and_again_is_set_aside_and_tried_again_later() {
     let module = engine().load("trap-once", &common::guest("trap-once")).unwrap();
     let filter = module.configure(b"", limits).unwrap();
     // The record is the filter's, not one instance's.
-    let (mut one, mut other) = (filter.instance(), filter.instance());
+    let (mut one, mut other) = (Instance::of(&filter), Instance::of(&filter));
     let trap = fields(&[("x-trap", "")]);
     let aside = |decision: Decision| decision.fault.map(|fault| fault.set_aside);
     assert_eq!(aside(one.on_request(&get(&trap))), Some(false));
@@ -184,7 +184,7 @@ fn a_filter_that_fails_again_and_again_is_set_aside_and_tried_again_later() {
 #[test]
 fn a_success_in_between_keeps_a_filter_in_use() {
     let filter = filter(&engine(), "trap-once");
-    let mut instance = filter.instance();
+    let mut instance = Instance::of(&filter);
     let trap = fields(&[("x-trap", "")]);
     for _ in 0..40 {
         assert!(instance.on_request(&get(&trap)).fault.is_some_and(|fault| !fault.set_aside));
@@ -199,14 +199,14 @@ fn other_threads_filters_are_not_delayed_by_one_that_loops() {
     let start = Barrier::new(2);
     std::thread::scope(|scope| {
         scope.spawn(|| {
-            let mut instance = bad.instance();
+            let mut instance = Instance::of(&bad);
             start.wait();
             for _ in 0..5 {
                 assert_passes_with(instance.on_request(&get(&[])), FaultKind::Deadline);
             }
         });
-        let mut instance = good.instance();
-        instance.warm_up();
+        let mut instance = Instance::of(&good);
+        instance.0.warm_up();
         start.wait();
         let typical = {
             let mut all: Vec<_> = (0..1000).map(|_| least(1, || assert_eq!(instance.on_request(&get(&[])).fault, None))).collect();
@@ -220,7 +220,7 @@ fn other_threads_filters_are_not_delayed_by_one_that_loops() {
 #[test]
 fn a_flood_of_log_lines_is_cut_and_cannot_forge_lines() {
     let (engine, lines) = logged_engine();
-    let mut instance = filter(&engine, "flood").instance();
+    let mut instance = Instance::of(&filter(&engine, "flood"));
     assert_eq!(instance.on_request(&get(&[])).verdict, Verdict::Steal);
     let lines = lines.lock().unwrap();
     assert!((1..=41).contains(&lines.len()), "{}", lines.len());
@@ -229,21 +229,26 @@ fn a_flood_of_log_lines_is_cut_and_cannot_forge_lines() {
 
 #[test]
 fn the_response_hook_gets_the_token_of_its_request() {
-    let filter = filter(&engine(), "response");
-    let mut instance = filter.instance();
-    assert!(instance.wants_response());
-    let watch = |decision: Decision| (decision.wants_response, decision.token);
-    assert_eq!(watch(instance.on_request(&request("GET", "/", &[]))), (false, 0));
+    let mut instance = Instance::of(&filter(&engine(), "response"));
+    assert!(instance.on_request(&request("GET", "/", &[])).followers.is_none());
+    let follow = |instance: &mut Instance, method| {
+        let followers = instance.on_request(&request(method, "/", &[])).followers.expect("it watches");
+        assert!(followers.want_response());
+        followers
+    };
     // Two interleaved requests.
-    assert_eq!(watch(instance.on_request(&request("POST", "/", &[]))), (true, 4));
-    assert_eq!(watch(instance.on_request(&request("DELETE", "/", &[]))), (true, 6));
+    let mut four = follow(&mut instance, "POST");
+    let mut six = follow(&mut instance, "DELETE");
     let edit = |value: &str| Edit::Set { name: b"x-token".to_vec(), value: value.into() };
-    assert_eq!(instance.on_response(6, &response(200, &[])).edits, [edit("6")]);
-    let edits = instance.on_response(4, &response(404, &[])).edits;
+    assert_eq!(instance.on_response(&mut six, &response(200, &[])).edits, [edit("6")]);
+    let edits = instance.on_response(&mut four, &response(404, &[])).edits;
     assert_eq!(edits, [edit("4"), Edit::Append { name: b"x-token".to_vec(), value: b"4".to_vec() }]);
-    let failed = instance.on_response(99, &response(200, &[]));
-    assert_eq!((failed.edits.len(), failed.fault.map(|fault| fault.kind)), (0, Some(FaultKind::Trap)));
-    assert_eq!(instance.on_response(6, &response(200, &[])).edits, [edit("6")], "a fresh instance");
+    assert!(!four.want_response(), "a response comes once");
+    let mut six = follow(&mut instance, "DELETE");
+    let mut nine = follow(&mut instance, "UNHEARDOF");
+    let failed = instance.on_response(&mut nine, &response(200, &[]));
+    assert_eq!((failed.edits.len(), failed.faults[0].kind), (0, FaultKind::Trap));
+    assert_eq!(instance.on_response(&mut six, &response(200, &[])).edits, [edit("6")], "a fresh instance");
 }
 
 #[test]
@@ -265,9 +270,6 @@ fn a_start_that_fails_is_told_before_anything_is_redirected() {
 #[test]
 fn filters_cross_threads() {
     fn check<T: Send + Sync>() {}
-    fn sent<T: Send>() {}
     check::<mirrord_filters::Engine>();
     check::<mirrord_filters::Filter>();
-    sent::<mirrord_filters::Instance>();
-    let _: fn(&RequestParts<'_>) = |_| ();
 }

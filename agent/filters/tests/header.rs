@@ -4,8 +4,8 @@
 
 mod common;
 
-use common::{engine, example, fields, get, logged_engine, request};
-use mirrord_filters::{Decision, Edit, Filter, Limits, Verdict};
+use common::{Decision, Instance, engine, example, fields, get, logged_engine, request};
+use mirrord_filters::{Edit, Filter, Limits, Verdict};
 
 const CONFIG: &[u8] = br#"{"name": "x-user", "value": "me"}"#;
 
@@ -15,7 +15,7 @@ fn header() -> Filter {
 
 #[test]
 fn it_steals_what_carries_the_header_and_marks_the_response() {
-    let mut instance = header().instance();
+    let mut instance = Instance::of(&header());
     for name in ["x-user", "X-User"] {
         let decision = instance.on_request(&get(&fields(&[("Host", "shop"), (name, "me")])));
         let mark = Edit::Set { name: b"x-mirrord-filter".to_vec(), value: b"header".to_vec() };
@@ -26,7 +26,7 @@ fn it_steals_what_carries_the_header_and_marks_the_response() {
 
 #[test]
 fn everything_else_passes_untouched() {
-    let mut instance = header().instance();
+    let mut instance = Instance::of(&header());
     let long = "m".repeat(100_000);
     for headers in [&[][..], &[("x-user", "you")], &[("x-users", "me")], &[("x-user", ""), ("x-user", "ME")], &[("x-user", &long)]] {
         assert_eq!(instance.on_request(&get(&fields(headers))), Decision::pass());
@@ -53,7 +53,7 @@ fn it_stays_within_its_memory_over_many_requests() {
     let (engine, lines) = logged_engine();
     let module = engine.load("header", &example("header")).unwrap();
     let filter = module.configure(CONFIG, Limits { memory: 2 << 20, ..Limits::default() }).unwrap();
-    let mut instance = filter.instance();
+    let mut instance = Instance::of(&filter);
     let value = "v".repeat(30_000);
     for _ in 0..2_000 {
         let decision = instance.on_request(&get(&fields(&[("x-user", &value), ("x-user", "me")])));

@@ -9,7 +9,7 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::time::Instant;
 
-use common::{engine, get, guest};
+use common::{Instance, engine, get, guest};
 use mirrord_filters::{Engine, EngineSettings, FilterError, Limits, Verdict};
 
 fn refusal(name: &str, bytes: &[u8]) -> String {
@@ -116,7 +116,7 @@ fn files(dir: &Path) -> Vec<std::path::PathBuf> {
 
 fn steals(engine: &Engine, wasm: &[u8]) -> bool {
     let filter = engine.load("f", wasm).unwrap().configure(b"", Limits::default()).unwrap();
-    filter.instance().on_request(&get(&[])).verdict == Verdict::Steal
+    Instance::of(&filter).on_request(&get(&[])).verdict == Verdict::Steal
 }
 
 #[test]

@@ -2,7 +2,7 @@
 
 use std::{
     cell::{Cell, RefCell},
-    collections::HashMap,
+    collections::{HashMap, VecDeque},
     future::Future,
     io,
     rc::Rc,
@@ -11,7 +11,7 @@ use std::{
 };
 
 use http::{Request, StatusCode};
-use mirrord_filters::{Decision, Edit, Fault, Instance, RequestParts, ResponseParts, Verdict};
+use mirrord_filters::{Chain, Edit, Fault, Followers, Outcome, RequestParts, ResponseParts, Step, Verdict};
 use mirrord_protocol::{
     control::{Ambiguous, Event as Notice, Level, Mode},
     deliver,
@@ -34,6 +34,8 @@ use crate::{
     socket::PodConnector,
 };
 
+/// Exchanges of a session whose response a filter waits for; the oldest are forgotten.
+const MAX_WATCHED: usize = 4096;
 /// A filter that faults all the time is reported once in this time.
 const FAULT_NOTICE_EVERY: Duration = Duration::from_secs(1);
 
@@ -47,8 +49,10 @@ pub enum Delivery {
 /// A session as this worker sees it.
 struct Subscriber {
     spec: SessionSpec,
-    /// One instance for each link of the chain.
-    chain: RefCell<Vec<Instance>>,
+    chain: RefCell<Chain>,
+    /// Exchanges that a filter follows, by the token of their [`Watch`].
+    watched: RefCell<VecDeque<(u64, Box<Followers>)>>,
+    next_watch: Cell<u64>,
     /// The delivery connection, once the intproxy has dialled it.
     link: RefCell<Option<Delivery>>,
     /// Its streams.
@@ -108,12 +112,13 @@ impl Worker {
     }
 
     pub fn add_session(&self, spec: SessionSpec) {
-        let mut chain: Vec<_> = spec.filters.iter().map(|filter| filter.instance()).collect();
+        let mut chain = Chain::new(spec.filters.clone());
         // Made now, so that no request waits for it.
-        chain.iter_mut().for_each(Instance::warm_up);
-        let chain = RefCell::new(chain);
+        chain.warm_up();
         let subscriber = Subscriber {
-            chain,
+            chain: RefCell::new(chain),
+            watched: RefCell::default(),
+            next_watch: Cell::default(),
             link: RefCell::default(),
             ties: Rc::default(),
             is_aside: Cell::default(),
@@ -175,45 +180,46 @@ impl Worker {
     /// Tells the session's user about a filter's fault, at most once a second; the log has each.
     fn report(&self, subscriber: &Subscriber, fault: &Fault) {
         self.counters.fault(fault.kind);
-        tracing::warn!(filter = %fault.filter, session = subscriber.spec.id, "{fault}; the request passes");
+        tracing::warn!(filter = %fault.filter, session = subscriber.spec.id, "{fault}");
         let now = Instant::now();
         if subscriber.last_fault_notice.get().is_none_or(|last| now - last >= FAULT_NOTICE_EVERY) {
             subscriber.last_fault_notice.set(Some(now));
             // A user who does not read loses lines; requests never wait.
-            let _ =
-                subscriber.spec.notices.try_send(Notice::Notice { level: Level::Warn, message: format!("{fault}; the request passed") });
+            let _ = subscriber.spec.notices.try_send(Notice::Notice { level: Level::Warn, message: fault.to_string() });
         }
     }
 
-    /// Asks one session's chain: the first link that does not pass the request decides.
+    /// Asks one session's chain.
     fn ask(&self, subscriber: &Subscriber, request: &RequestParts<'_>, steering: &mut Steering) -> Answer {
-        for (index, filter) in subscriber.chain.borrow_mut().iter_mut().enumerate() {
-            let decision = filter.on_request(request);
-            if let Some(fault) = &decision.fault {
-                self.report(subscriber, fault);
-            }
-            let Decision { verdict, request_edits, response_edits, wants_response, token, .. } = decision;
-            // A session that only watches changes nothing: neither heads nor who answers.
-            if subscriber.spec.mode == Mode::Steal {
-                append(&mut steering.request_edits, request_edits);
-                append(&mut steering.response_edits, response_edits);
-            }
-            match (verdict, subscriber.spec.mode) {
-                (Verdict::Pass, _) => continue,
-                (Verdict::Mirror, _) | (Verdict::Steal, Mode::Mirror) => {
-                    steering.copies.push(subscriber.spec.id);
-                    return Answer::Copy(index);
-                }
-                (Verdict::Respond(_), Mode::Mirror) => return Answer::Pass,
-                (Verdict::Steal, Mode::Steal) => steering.target = Target::Session(subscriber.spec.id),
-                (Verdict::Respond(response), Mode::Steal) => steering.target = Target::Respond(response),
-            }
-            if wants_response {
-                steering.watch = Some(Watch { session: subscriber.spec.id, filter: index, token });
-            }
-            return Answer::Take(index);
+        let mut chain = subscriber.chain.borrow_mut();
+        let outcome = match chain.on_request(request) {
+            Step::Decided(outcome) => outcome,
+            // Nothing is held here: a link that would wait has its failure policy.
+            Step::NeedsBody(pending) | Step::Waits(pending) => chain.skip(pending, request),
+        };
+        let Outcome { verdict, link, request_edits, response_edits, faults, followers, .. } = outcome;
+        for fault in &faults {
+            self.report(subscriber, fault);
         }
-        Answer::Pass
+        // A session that only watches changes nothing: neither heads nor who answers.
+        if subscriber.spec.mode == Mode::Steal {
+            append(&mut steering.request_edits, request_edits);
+            append(&mut steering.response_edits, response_edits);
+        }
+        let link = link.unwrap_or_default();
+        match (verdict, subscriber.spec.mode) {
+            (Verdict::Pass | Verdict::Abort, _) | (Verdict::Respond(_), Mode::Mirror) => return Answer::Pass,
+            (Verdict::Mirror | Verdict::StealAndMirror, _) | (Verdict::Steal, Mode::Mirror) => {
+                steering.copies.push(subscriber.spec.id);
+                return Answer::Copy(link);
+            }
+            (Verdict::Steal, Mode::Steal) => steering.target = Target::Session(subscriber.spec.id),
+            (Verdict::Respond(response), Mode::Steal) => steering.target = Target::Respond(response),
+        }
+        if let Some(followers) = followers.filter(|followers| followers.want_response()) {
+            steering.watch = Some(Watch { session: subscriber.spec.id, filter: link, token: subscriber.watch(followers) });
+        }
+        Answer::Take(link)
     }
 }
 
@@ -244,6 +250,18 @@ impl Port {
 }
 
 impl Subscriber {
+    /// Keeps an exchange's followers until its response comes.
+    fn watch(&self, followers: Box<Followers>) -> u64 {
+        let token = self.next_watch.get();
+        self.next_watch.set(token.wrapping_add(1));
+        let mut watched = self.watched.borrow_mut();
+        if watched.len() >= MAX_WATCHED {
+            watched.pop_front();
+        }
+        watched.push_back((token, followers));
+        token
+    }
+
     fn takes_everything(&self) -> bool {
         self.spec.mode == Mode::Steal && self.spec.filters.is_empty()
     }
@@ -315,10 +333,11 @@ impl Surroundings for Worker {
 
     fn response_edits(&self, watch: Watch, response: &ResponseParts<'_>) -> Vec<Edit> {
         let Some(subscriber) = self.sessions.borrow().get(&watch.session).cloned() else { return Vec::new() };
-        let mut chain = subscriber.chain.borrow_mut();
-        let Some(filter) = chain.get_mut(watch.filter) else { return Vec::new() };
-        let decision = filter.on_response(watch.token, response);
-        if let Some(fault) = &decision.fault {
+        let mut watched = subscriber.watched.borrow_mut();
+        let Some(at) = watched.iter().position(|(token, _)| *token == watch.token) else { return Vec::new() };
+        let Some((_, mut followers)) = watched.remove(at) else { return Vec::new() };
+        let decision = subscriber.chain.borrow_mut().on_response(&mut followers, response);
+        for fault in &decision.faults {
             self.report(&subscriber, fault);
         }
         decision.edits

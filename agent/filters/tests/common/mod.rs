@@ -6,7 +6,10 @@ use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
 
-use mirrord_filters::{Engine, EngineSettings, Field, Filter, LogLevel, RequestParts, ResponseParts, Version};
+use mirrord_filters::{
+    Chain, Edit, Engine, EngineSettings, Fault, Field, Filter, Followers, LogLevel, Outcome, RequestParts, ResponseDecision, ResponseParts,
+    Step, Verdict, Version,
+};
 
 pub type Lines = Arc<Mutex<Vec<(String, LogLevel, String)>>>;
 
@@ -51,6 +54,7 @@ pub fn request<'a>(method: &'a str, path: &'a str, headers: &'a [Field<'a>]) -> 
         client: SocketAddr::from(([192, 0, 2, 7], 50312)),
         destination: SocketAddr::from(([0x2001, 0xdb8, 0, 0, 0, 0, 0, 1], 80)),
         version: Version::Http11,
+        end: true,
     }
 }
 
@@ -60,4 +64,57 @@ pub fn get<'a>(headers: &'a [Field<'a>]) -> RequestParts<'a> {
 
 pub fn response<'a>(status: u16, headers: &'a [Field<'a>]) -> ResponseParts<'a> {
     ResponseParts { status, headers }
+}
+
+/// A chain of one link, for which a request is one call.
+pub struct Instance(pub Chain);
+
+/// What it said.
+#[derive(Debug)]
+pub struct Decision {
+    pub verdict: Verdict,
+    pub request_edits: Vec<Edit>,
+    pub response_edits: Vec<Edit>,
+    pub reason: Option<String>,
+    pub fault: Option<Fault>,
+    pub followers: Option<Box<Followers>>,
+}
+
+impl Decision {
+    pub fn pass() -> Self {
+        Decision::from(Outcome::default())
+    }
+}
+
+impl From<Outcome> for Decision {
+    fn from(outcome: Outcome) -> Self {
+        let Outcome { verdict, request_edits, response_edits, reason, mut faults, followers, .. } = outcome;
+        assert!(faults.len() <= 1, "{faults:?}");
+        Decision { verdict, request_edits, response_edits, reason: reason.map(|reason| reason.to_string()), fault: faults.pop(), followers }
+    }
+}
+
+impl PartialEq for Decision {
+    fn eq(&self, other: &Self) -> bool {
+        (&self.verdict, &self.request_edits, &self.response_edits, &self.reason, &self.fault)
+            == (&other.verdict, &other.request_edits, &other.response_edits, &other.reason, &other.fault)
+            && self.followers.is_none() == other.followers.is_none()
+    }
+}
+
+impl Instance {
+    pub fn of(filter: &Filter) -> Self {
+        Instance(Chain::new(vec![filter.clone()]))
+    }
+
+    pub fn on_request(&mut self, request: &RequestParts<'_>) -> Decision {
+        match self.0.on_request(request) {
+            Step::Decided(outcome) => outcome.into(),
+            step => panic!("{step:?}"),
+        }
+    }
+
+    pub fn on_response(&mut self, followers: &mut Followers, response: &ResponseParts<'_>) -> ResponseDecision {
+        self.0.on_response(followers, response)
+    }
 }

@@ -17,6 +17,6 @@
     (call $edit_header (i32.const 1) (local.get $op) (i32.const 0) (i32.const 7) (i32.const 200) (i32.const 1)))
   (func (export "mirrord_on_response") (param $token i64)
     (i32.store8 (i32.const 200) (i32.add (i32.const 48) (i32.wrap_i64 (local.get $token))))
-    (if (i64.eq (local.get $token) (i64.const 99)) (then unreachable))
+    (if (i64.eq (local.get $token) (i64.const 9)) (then unreachable))
     (call $mark (i32.const 0))
     (if (i32.ne (call $get_status) (i32.const 200)) (then (call $mark (i32.const 1))))))

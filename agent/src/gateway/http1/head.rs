@@ -36,6 +36,8 @@ pub struct RequestView<'a> {
     pub target: &'a [u8],
     pub version: Version,
     pub fields: &'a [Field<'a>],
+    /// No body follows.
+    pub end: bool,
 }
 
 /// What the relay needs to know of a request.
@@ -112,8 +114,10 @@ pub fn request<R>(buf: &[u8], with: impl FnOnce(&RequestView<'_>) -> R) -> Read<
         Ok(framing) => framing,
         Err(why) => return Read::Ambiguous(why),
     };
-    let result =
-        with_fields(parsed.headers, |fields| with(&RequestView { method: method.as_bytes(), target: target.as_bytes(), version, fields }));
+    let end = body.is_done();
+    let result = with_fields(parsed.headers, |fields| {
+        with(&RequestView { method: method.as_bytes(), target: target.as_bytes(), version, fields, end })
+    });
     Read::Head((Request { len, body, asks }, result))
 }
 

@@ -125,6 +125,7 @@ impl<S: Surroundings> Relay<S> {
                     client: self.flow.client,
                     destination: self.flow.destination,
                     version: view.version,
+                    end: view.end,
                 };
                 self.surroundings.steer(&self.flow, &parts)
             })

@@ -6,8 +6,9 @@ use mirrord_filters::{Edit, Field, LocalResponse, RequestParts, ResponseParts, V
 
 use crate::gateway::steer::Flow;
 
-/// Shows a request's head. `:authority` comes last, under that name: a `host` header need not be there in HTTP/2.
-pub(super) fn with_request<B, R>(flow: &Flow, request: &Request<B>, look: impl FnOnce(&RequestParts<'_>) -> R) -> R {
+/// Shows a request's head. `:authority` comes last, under that name: a `host` header need not be there in HTTP/2. `end`: no body
+/// follows.
+pub(super) fn with_request<B, R>(flow: &Flow, request: &Request<B>, end: bool, look: impl FnOnce(&RequestParts<'_>) -> R) -> R {
     let uri = request.uri();
     let mut headers = Vec::with_capacity(request.headers().len() + 1);
     headers.extend(request.headers().iter().map(field));
@@ -21,6 +22,7 @@ pub(super) fn with_request<B, R>(flow: &Flow, request: &Request<B>, look: impl F
         client: flow.client,
         destination: flow.destination,
         version: Version::Http2,
+        end,
     })
 }
 

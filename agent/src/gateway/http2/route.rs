@@ -47,7 +47,8 @@ struct Edits {
 impl<S: Surroundings> Shared<S> {
     /// Asks the filters and starts the copies. Done as requests come in, so that filters see them in their order.
     pub(super) fn steer(self: Rc<Self>, request: Request<RecvStream>, respond: SendResponse<Bytes>) -> impl Future<Output = ()> {
-        let steering = head::with_request(&self.flow, &request, |parts| self.surroundings.steer(&self.flow, parts));
+        let steering =
+            head::with_request(&self.flow, &request, request.body().is_end_stream(), |parts| self.surroundings.steer(&self.flow, parts));
         let taps = self.copies.start(&steering.copies, &request);
         let (parts, body) = request.into_parts();
         let head = Request::from_parts(parts, ());

@@ -6,10 +6,10 @@ use std::io::Write;
 
 use wasmtime::{Caller, Linker, Result};
 
+use super::state::{Hook, State};
 use crate::abi::{self, import, limit, op, target, what};
 use crate::error::HostFault;
 use crate::log::clean;
-use crate::state::{Hook, State};
 use crate::{Edit, FaultKind, LogLevel};
 
 pub(crate) fn linker(engine: &wasmtime::Engine) -> Result<Linker<State>> {
@@ -127,7 +127,7 @@ fn respond(mut caller: Caller<'_, State>, status: i32, body: u32, body_len: u32)
 
 fn reason(mut caller: Caller<'_, State>, text: u32, len: u32) -> Result<()> {
     let (memory, state) = split(&mut caller)?;
-    state.said.reason = Some(clean(bytes(memory, text, len)?, limit::REASON));
+    state.said.reason = Some(clean(bytes(memory, text, len)?, limit::REASON).into());
     Ok(())
 }
 

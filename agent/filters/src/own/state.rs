@@ -68,7 +68,7 @@ pub(crate) struct Said {
     pub(crate) edit_bytes: usize,
     pub(crate) token: Option<u64>,
     pub(crate) answer: Option<(u16, Vec<u8>)>,
-    pub(crate) reason: Option<String>,
+    pub(crate) reason: Option<Arc<str>>,
     /// Its last line at level error.
     pub(crate) last_words: Option<String>,
 }

@@ -1,0 +1,61 @@
+//! Modules of our own ABI (docs/abi.md): what they may export and import, how they are started and called.
+
+mod check;
+mod host;
+mod instance;
+mod state;
+
+use std::sync::Arc;
+
+pub(crate) use check::check;
+pub(crate) use host::linker;
+pub(crate) use instance::Instance;
+pub(crate) use state::State;
+
+use crate::engine::Engine;
+use crate::error::FilterError;
+use crate::filter::{Filter, Kind, Settings};
+use crate::log::LogSink;
+use crate::module::one_line;
+use instance::{Live, StartFailure};
+
+/// A linked module. A clone is the same one.
+#[derive(Clone)]
+pub(crate) struct Guest {
+    engine: Engine,
+    pre: Arc<wasmtime::InstancePre<State>>,
+    pub(crate) hooks: Hooks,
+}
+
+/// Which optional hooks a module has.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Hooks {
+    pub(crate) response: bool,
+    pub(crate) connection: bool,
+}
+
+impl Guest {
+    /// Links a module that was checked.
+    pub(crate) fn new(engine: &Engine, name: &str, compiled: &wasmtime::Module) -> Result<Guest, FilterError> {
+        let invalid = |error| FilterError::Invalid { name: name.into(), message: one_line(&error) };
+        let pre = engine.inner.linker.instantiate_pre(compiled).map_err(invalid)?;
+        let has = |export| compiled.get_export(export).is_some();
+        let hooks = Hooks { response: has(crate::abi::export::ON_RESPONSE), connection: false };
+        Ok(Guest { engine: engine.clone(), pre: Arc::new(pre), hooks })
+    }
+}
+
+/// Makes a filter of it, if its configure hook agrees.
+pub(crate) fn configure(guest: &Guest, name: &str, sha256: &str, settings: Settings, log: LogSink) -> Result<Filter, FilterError> {
+    let ticks = crate::ticker::ticks(settings.limits.configure);
+    let filter = Filter::new(name, sha256, settings, log, Kind::Own(guest.clone()));
+    let calls = guest.engine.inner.ticker.calls();
+    calls.start();
+    let started = Live::start(&filter.inner, guest, ticks);
+    calls.end();
+    match started {
+        Ok(_) => Ok(filter),
+        Err(StartFailure::Refused(words)) => Err(FilterError::ConfigRefused { name: name.into(), words }),
+        Err(StartFailure::Fault(fault)) => Err(FilterError::Start(fault)),
+    }
+}
