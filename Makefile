@@ -17,7 +17,7 @@ setup:           ## install what building, testing, demo and bench need and this
 
 build: setup-run ## programs to target/release/, example filters to target/filters/
 	$(CARGO) build --release --locked --workspace
-	scripts/build-filters.sh
+	scripts/build-filters.sh --rust
 
 demo: build      ## see it work: a pod, a filter, your program, and who answers which request
 	@scripts/demo.sh

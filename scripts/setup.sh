@@ -44,6 +44,10 @@ ssh-keyscan openssh-client          tests: its client
 /usr/lib/python3/dist-packages/websockets/__init__.py python3-websockets tests: server and client of WebSocket
 /usr/lib/python3/dist-packages/grpc/__init__.py python3-grpcio tests: server and client of gRPC
 go         golang-go                tests: builds the interoperability programs of gRPC
+clang      clang                    tests: a filter in C
+wasm-ld    lld                      tests: a filter in C
+npm        npm                      tests: the compiler of a filter in AssemblyScript
+pip3       python3-pip              tests: the compiler of a filter in Zig
 slowhttptest slowhttptest           tests: slow heads and bodies
 shellcheck shellcheck               lint
 '
