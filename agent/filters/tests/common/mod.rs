@@ -4,7 +4,7 @@
 
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, OnceLock};
 
 use mirrord_filters::{
     Chain, Edit, Engine, EngineSettings, Fault, Field, Filter, Followers, LogLevel, Outcome, RequestParts, ResponseDecision, ResponseParts,
@@ -35,10 +35,14 @@ pub fn filter(engine: &Engine, name: &str) -> Filter {
 
 /// The example filters, built by the script that builds them for everybody.
 pub fn example(name: &str) -> Vec<u8> {
-    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("../..");
-    let out: PathBuf = root.join("target/filters");
-    let status = std::process::Command::new(root.join("scripts/build-filters.sh")).arg(&out).status().unwrap();
-    assert!(status.success(), "scripts/build-filters.sh: {status}");
+    static BUILT: OnceLock<PathBuf> = OnceLock::new();
+    let out = BUILT.get_or_init(|| {
+        let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("../..");
+        let out = root.join("target/filters");
+        let status = std::process::Command::new(root.join("scripts/build-filters.sh")).arg(&out).status().unwrap();
+        assert!(status.success(), "scripts/build-filters.sh: {status}");
+        out
+    });
     std::fs::read(out.join(format!("{name}.wasm"))).unwrap()
 }
 

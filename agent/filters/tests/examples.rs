@@ -1,0 +1,191 @@
+//! The example filters as users get them: built by the script, run by the host. What each one makes of odd requests and
+//! configs is in its own tests, natively; here is shown that the module does the same.
+
+#![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test may")]
+
+mod common;
+
+use std::collections::BTreeMap;
+use std::sync::{Mutex, OnceLock};
+
+use common::{Decision, Instance, engine, example, fields, get, request};
+use mirrord_filters::{Edit, Engine, Filter, FilterError, LocalResponse, Module, RequestParts, Verdict, Version};
+
+/// One for all tests; a module is compiled once.
+fn shared() -> &'static Engine {
+    static ENGINE: OnceLock<Engine> = OnceLock::new();
+    ENGINE.get_or_init(engine)
+}
+
+fn module(name: &'static str) -> Module {
+    static MODULES: Mutex<BTreeMap<&str, Module>> = Mutex::new(BTreeMap::new());
+    MODULES.lock().unwrap().entry(name).or_insert_with(|| shared().load(name, &example(name)).unwrap()).clone()
+}
+
+fn load(name: &'static str, config: &str) -> Result<Filter, FilterError> {
+    module(name).configure(config.as_bytes(), Default::default())
+}
+
+fn instance(name: &'static str, config: &str) -> Instance {
+    Instance::of(&load(name, config).unwrap())
+}
+
+fn set(name: &str, value: &str) -> Edit {
+    Edit::Set { name: name.into(), value: value.into() }
+}
+
+/// The verdict on a GET with these headers; whatever it is, the filter has not failed.
+fn verdict(instance: &mut Instance, path: &str, headers: &[(&str, &str)]) -> Verdict {
+    let decision = instance.on_request(&request("GET", path, &fields(headers)));
+    assert_eq!(decision.fault, None);
+    decision.verdict
+}
+
+mod header {
+    use super::*;
+
+    const CONFIG: &str = r#"{"name": "x-user", "value": "me"}"#;
+    /// The same filter in four languages.
+    const VARIANTS: [&str; 4] = ["header", "header-c", "header-assemblyscript", "header-zig"];
+
+    #[test]
+    fn every_language_steals_and_marks_the_same_requests() {
+        let long = "m".repeat(100_000);
+        for name in VARIANTS {
+            let mut instance = instance(name, CONFIG);
+            for mine in [&[("Host", "shop"), ("X-User", "me")][..], &[("x-user", ""), ("x-user", &long), ("X-USER", "me")]] {
+                let decision = instance.on_request(&get(&fields(mine)));
+                let reason = Some("header x-user has the configured value".to_owned());
+                let expected = Decision {
+                    verdict: Verdict::Steal,
+                    response_edits: vec![set("x-mirrord-filter", "header")],
+                    reason,
+                    ..Decision::pass()
+                };
+                assert_eq!(decision, expected, "{name}");
+            }
+            for others in [
+                &[][..],
+                &[("x-user", "you")],
+                &[("x-user", "ME")],
+                &[("x-users", "me")],
+                &[("x-user", "")],
+                &[("x-user", "me, too")],
+                &[("x-user", &long)],
+            ] {
+                assert_eq!(instance.on_request(&get(&fields(others))), Decision::pass(), "{name}: {others:.40?}");
+            }
+        }
+    }
+
+    #[test]
+    fn every_language_refuses_the_same_configs_and_says_how_one_looks() {
+        for name in VARIANTS {
+            for config in [
+                "",
+                "x-user=me",
+                "[]",
+                "{}",
+                "{",
+                r#"{"name": "x-user"}"#,
+                r#"{"value": "me"}"#,
+                r#"{"name": "x-user", "value": 3}"#,
+                r#"{"name": "x user", "value": "me"}"#,
+                r#"{"name": "", "value": "me"}"#,
+                r#"{"name": "x-user", "value": "me", "vlaue": ""}"#,
+                r#"{"name": "x-user", "value": "me"} x"#,
+                r#"{"name": "x-user", "value": "me"#,
+            ] {
+                let message = load(name, config).err().unwrap_or_else(|| panic!("{name} takes {config:?}")).to_string();
+                assert!(message.contains(CONFIG), "{name}, {config:?}: {message}");
+            }
+            assert!(load(name, " {\"value\" : \"a\\\"b\\\\\" ,\n\t\"name\":\"x-user\" } ").is_ok(), "{name}");
+        }
+    }
+
+    #[test]
+    fn every_language_runs_on_within_its_memory() {
+        for name in VARIANTS {
+            let mut instance = instance(name, CONFIG);
+            let value = "v".repeat(30_000);
+            for _ in 0..2_000 {
+                assert_eq!(verdict(&mut instance, "/", &[("x-user", &value), ("x-user", "me")]), Verdict::Steal, "{name}");
+            }
+        }
+    }
+}
+
+#[test]
+fn jwt_tenant_reads_and_verifies() {
+    // {"org":{"id":"acme"},"tenant":"acme"}, HS256 with "secret"; the second one is signed with something else.
+    let token =
+        "Bearer eyJhbGciOiJIUzI1NiJ9.eyJvcmciOnsiaWQiOiJhY21lIn0sInRlbmFudCI6ImFjbWUifQ.G6niQep0TqFVNktyrkonYvNNU_avwqbAVPuehLXP5wg";
+    let forged =
+        "Bearer eyJhbGciOiJIUzI1NiJ9.eyJvcmciOnsiaWQiOiJhY21lIn0sInRlbmFudCI6ImFjbWUifQ.GnXGq1neSHenlnjhajjEqUVL5KrZElhHbk5PBWuGpvI";
+    let mut reading = instance("jwt-tenant", r#"{"tenant": "acme", "claim": "/org/id"}"#);
+    let mut checking = instance("jwt-tenant", r#"{"tenant": "acme", "secret": "secret"}"#);
+    for (header, unchecked, checked) in
+        [(token, Verdict::Steal, Verdict::Steal), (forged, Verdict::Steal, Verdict::Pass), ("Bearer a.b.c", Verdict::Pass, Verdict::Pass)]
+    {
+        assert_eq!(verdict(&mut reading, "/", &[("authorization", header)]), unchecked, "{header}");
+        assert_eq!(verdict(&mut checking, "/", &[("authorization", header)]), checked, "{header}");
+    }
+}
+
+#[test]
+fn jwt_tenant_verifies_rsa_within_a_calls_time() {
+    // RFC 7515, appendix A.2: the issuer takes the tenant's place.
+    let config = r#"{"tenant": "joe", "claim": "/iss", "jwk": {"kty":"RSA","n":"ofgWCuLjybRlzo0tZWJjNiuSfb4p4fAkd_wWJcyQoTbji9k0l8W26mPddxHmfHQp-Vaw-4qPCJrcS2mJPMEzP1Pt0Bm4d4QlL-yRT-SFd2lZS-pCgNMsD1W_YpRPEwOWvG6b32690r2jZ47soMZo9wGzjb_7OMg0LOL-bSf63kpaSHSXndS5z5rexMdbBYUsLA9e-KXBdQOS-UTo7WTBEMa2R2CapHg665xsmtdVMTBQY4uDZlxvb3qCo5ZwKh9kG4LT6_I5IhlJH7aGhyxXFvUK-DWNmoudF8NAco9_h9iaGNj8q2ethFkMLs91kzk2PAcDTW9gb54h4FRWyuXpoQ","e":"AQAB"}}"#;
+    let token = "eyJhbGciOiJSUzI1NiJ9.eyJpc3MiOiJqb2UiLA0KICJleHAiOjEzMDA4MTkzODAsDQogImh0dHA6Ly9leGFtcGxlLmNvbS9pc19yb290Ijp0cnVlfQ.cC4hiUPoj9Eetdgtv3hF80EGrhuB__dzERat0XF9g2VtQgr9PJbu3XOiZj5RZmh7AAuHIm4Bh-0Qc_lF5YKt_O8W2Fp5jujGbds9uJdbF9CUAr7t1dnZcAcQjbKBYNX4BAynRFdiuB--f_nZLgrnbyTyWzO75vRK5h6xBArLIARNPvkSjtQBMHlb1L07Qe7K0GarZRmB_eSN9383LcOLn6_dO--xi12jzDwusC-eOkHWEsqtFZESc6BfI7noOPqvhJ1phCnvWh6IeYI2w9QOYEUipUTI8np6LbgGY9Fs98rqVt5AXLIhWkWywlVmtVrBp0igcN_IoypGlUPQGe77Rw";
+    let mut instance = instance("jwt-tenant", config);
+    for _ in 0..20 {
+        assert_eq!(verdict(&mut instance, "/", &[("authorization", &format!("Bearer {token}"))]), Verdict::Steal);
+    }
+    let forged = token.replace(".cC4", ".cC5");
+    assert_eq!(verdict(&mut instance, "/", &[("authorization", &format!("Bearer {forged}"))]), Verdict::Pass);
+}
+
+#[test]
+fn canary_takes_the_users_that_every_other_program_would_compute() {
+    let mut half = instance("canary", r#"{"percent": 60, "key": "cookie:uid", "salt": "new-cart"}"#);
+    // Places 5151 and 7838 of 10,000, as wasm-sdk/src/percent.rs has them.
+    for (user, expected) in [("user-1", Verdict::Steal), ("user-2", Verdict::Pass)] {
+        assert_eq!(verdict(&mut half, "/", &[("cookie", &format!("a=b; uid={user}"))]), expected, "{user}");
+    }
+    assert_eq!(verdict(&mut half, "/", &[]), Verdict::Pass);
+}
+
+#[test]
+fn grpc_method_takes_calls_of_its_methods() {
+    let mut instance = instance("grpc-method", r#"{"service": "shop.Cart", "methods": ["AddItem"]}"#);
+    let headers = fields(&[("content-type", "application/grpc")]);
+    for (path, expected) in
+        [("/shop.Cart/AddItem", Verdict::Steal), ("/shop.Cart/List", Verdict::Pass), ("/shop.Carts/AddItem", Verdict::Pass)]
+    {
+        let call = RequestParts { version: Version::Http2, end: false, ..request("POST", path, &headers) };
+        let decision = instance.on_request(&call);
+        assert_eq!((decision.verdict, decision.fault), (expected, None), "{path}");
+    }
+}
+
+#[test]
+fn mock_answers() {
+    let mut instance = instance(
+        "mock",
+        r#"{"mocks": [{"method": "GET", "path": "/stock/*", "status": 203, "headers": {"x-a": "b"}, "body": {"left": 3}}]}"#,
+    );
+    let headers = vec![(b"x-a".to_vec(), b"b".to_vec()), (b"content-type".to_vec(), b"application/json".to_vec())];
+    let answer = LocalResponse { status: 203, headers, body: br#"{"left": 3}"#.to_vec() };
+    assert_eq!(verdict(&mut instance, "/stock/7?x", &[]), Verdict::Respond(answer));
+    assert_eq!(verdict(&mut instance, "/stoc", &[]), Verdict::Pass);
+}
+
+#[test]
+fn baggage_marks_and_follows() {
+    let mut entry = instance("baggage", r#"{"session": "me", "entry": {"header": "x-user", "value": "me"}, "then": "pass"}"#);
+    let decision = entry.on_request(&get(&fields(&[("x-user", "me"), ("baggage", "region=eu")])));
+    assert_eq!((decision.verdict, &*decision.request_edits), (Verdict::Pass, &[set("baggage", "mirrord-session=me,region=eu")][..]));
+    let mut inside = instance("baggage", r#"{"session": "me"}"#);
+    assert_eq!(verdict(&mut inside, "/", &[("baggage", "region=eu,mirrord-session=me")]), Verdict::Steal);
+    assert_eq!(verdict(&mut inside, "/", &[("baggage", "mirrord-session=you")]), Verdict::Pass);
+}
