@@ -16,10 +16,10 @@ use mirrord_protocol::{
     deliver::{self, Hello, Kind},
     layer::Origin,
 };
-use mirrord_tunnel::{Offer, Passing, Server};
+use mirrord_tunnel::{Offer, Passing, Quiet, Server};
 use tokio::{
     io::AsyncWriteExt,
-    net::{TcpSocket, TcpStream, UnixStream},
+    net::{TcpSocket, TcpStream},
 };
 
 use crate::{
@@ -98,7 +98,7 @@ impl Flow {
 
 /// A delivery connection.
 pub enum Delivery {
-    Tunnel(Box<Server<UnixStream>>),
+    Tunnel(Box<Server<Quiet>>),
     Sockets(Passing),
 }
 
@@ -107,7 +107,7 @@ pub async fn connect(agent: &Path, kind: Kind, token: [u8; 16], worker: u16) -> 
     let mut socket = dial(agent).await?;
     socket.write_all(&Hello { kind, token, worker }.encode()).await?;
     Ok(match kind {
-        Kind::Tunnel => Delivery::Tunnel(Box::new(Server::accept(socket).await?)),
+        Kind::Tunnel => Delivery::Tunnel(Box::new(Server::accept(Quiet::new(socket.into_std()?)?).await?)),
         Kind::Sockets => Delivery::Sockets(Passing::new(socket)),
     })
 }
@@ -124,7 +124,7 @@ pub async fn serve(delivery: Delivery, program: Rc<Program>) {
     }
 }
 
-async fn serve_tunnel(mut server: Server<UnixStream>, program: Rc<Program>) {
+async fn serve_tunnel(mut server: Server<Quiet>, program: Rc<Program>) {
     loop {
         match server.next().await {
             Ok(Some(offer)) => {

@@ -17,6 +17,7 @@ mod connection;
 mod copy;
 mod gather;
 mod passing;
+mod quiet;
 mod stream;
 #[cfg(test)]
 mod tests;
@@ -24,6 +25,7 @@ mod tests;
 pub use connection::{Client, Offer, Refusal, Server};
 pub use copy::copy;
 pub use passing::{Inbox, Passing};
+pub use quiet::Quiet;
 pub use stream::Stream;
 
 /// Window of one stream, bytes: what a reader that has stopped can make its peer hold.

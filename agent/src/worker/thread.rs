@@ -11,7 +11,7 @@ use std::{
 };
 
 use mirrord_protocol::deliver::Kind;
-use mirrord_tunnel::{Client, Passing};
+use mirrord_tunnel::{Client, Passing, Quiet};
 use tokio::{
     io::{AsyncRead, AsyncWrite, ReadBuf},
     net::{TcpListener, TcpStream, UnixStream},
@@ -172,7 +172,7 @@ async fn obey(worker: Rc<Worker>, mut inbox: mpsc::UnboundedReceiver<Order>) {
 }
 
 async fn link(worker: Rc<Worker>, id: SessionId, socket: std::os::unix::net::UnixStream, done: oneshot::Sender<()>) {
-    let connected = async { Client::connect(UnixStream::from_std(socket)?).await };
+    let connected = async { Client::connect(Quiet::new(socket)?).await };
     match tokio::time::timeout(mirrord_protocol::limits::HELLO_TIMEOUT, connected).await {
         Ok(Ok((client, driver))) => {
             if worker.link(id, Delivery::Tunnel(client)) {

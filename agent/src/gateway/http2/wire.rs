@@ -5,8 +5,7 @@
 
 use std::{
     cell::{Cell, RefCell},
-    io,
-    mem,
+    io, mem,
     pin::Pin,
     rc::Rc,
     task::{Context, Poll, ready},
