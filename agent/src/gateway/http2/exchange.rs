@@ -4,6 +4,7 @@
 use std::{
     future::poll_fn,
     pin::{Pin, pin},
+    rc::Rc,
     task::{Context, Poll},
 };
 
@@ -15,6 +16,7 @@ use super::{
     link::{Link, let_flush},
     pump::{Body, Stop},
     queue::Taps,
+    windows::Windows,
 };
 
 /// The client's side of a request, without its head.
@@ -67,7 +69,7 @@ pub(super) async fn exchange(
     let mut downloading = true;
     let ended = {
         let mut upload = pin!(body.pump(&mut to_upstream));
-        let mut download = pin!(download(response, respond, edit));
+        let mut download = pin!(download(response, respond, link.windows(), edit));
         loop {
             tokio::select! {
                 biased;
@@ -104,12 +106,13 @@ enum Down {
 async fn download(
     mut response: ResponseFuture,
     respond: &mut SendResponse<Bytes>,
+    windows: Rc<Windows>,
     edit: impl FnOnce(&mut Response<()>),
 ) -> Result<(), Down> {
     let (parts, stream) = poll_fn(|cx| poll_head(cx, &mut response, respond)).await?.into_parts();
     let mut head = Response::from_parts(parts, ());
     edit(&mut head);
-    let mut body = Body::new(stream, Taps::default());
+    let mut body = Body::new(stream, Taps::default(), windows);
     let ends = body.is_end_stream();
     let mut to_client = respond.send_response(head, ends).map_err(|error| Down::Client(error.reason()))?;
     if ends {

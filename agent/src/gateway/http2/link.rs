@@ -26,6 +26,7 @@ use tokio::{
 
 use super::{
     DATA_FRAME_BUDGET, MAX_HEADER_LIST, MAX_STREAMS, SEND_BUFFER,
+    windows::Windows,
     wire::{Gather, Greeted, Greeting, PeerSettings},
 };
 
@@ -38,6 +39,7 @@ pub(super) struct Link(Rc<Shared>);
 
 struct Shared {
     sender: RefCell<SendRequest<Bytes>>,
+    windows: Rc<Windows>,
     /// No new streams: the peer said GOAWAY, or the connection is gone.
     spent: Cell<bool>,
 }
@@ -49,13 +51,6 @@ pub(super) enum Spent {
     GoAway(Reason),
     /// Closed without a word.
     Closed,
-}
-
-/// Windows that an upstream gets.
-#[derive(Clone, Copy, Debug)]
-pub(super) struct Windows {
-    pub(super) stream: u32,
-    pub(super) connection: u32,
 }
 
 /// Why there is no connection.
@@ -80,13 +75,13 @@ pub(super) struct Opening<T> {
 impl<T: AsyncRead + AsyncWrite + Unpin + 'static> Opening<T> {
     /// Sends the preface and starts the driver. `heard` was read of the upstream before. `spent` is called once, when the
     /// connection takes no more streams.
-    pub(super) async fn start(io: T, heard: Vec<u8>, windows: Windows, spent: Box<dyn FnOnce(Spent)>) -> Result<Self, LinkError<T>> {
+    pub(super) async fn start(io: T, heard: Vec<u8>, windows: Rc<Windows>, spent: Box<dyn FnOnce(Spent)>) -> Result<Self, LinkError<T>> {
         let (greeted, greeting_rx) = Greeted::new(io, heard);
         let gather = Gather::new(greeted);
         // Only fills the gather buffer, so it does not wait.
-        let (sender, connection) = builder(windows).handshake(gather.clone()).await?;
-        let shared = Rc::new(Shared { sender: RefCell::new(sender), spent: Cell::new(false) });
-        let driver = Driver { connection, gather, shared: Rc::downgrade(&shared), spent: Some(spent), last_words: None };
+        let (sender, connection) = builder(&windows).handshake(gather.clone()).await?;
+        let shared = Rc::new(Shared { sender: RefCell::new(sender), windows: windows.clone(), spent: Cell::new(false) });
+        let driver = Driver { connection, gather, windows, shared: Rc::downgrade(&shared), spent: Some(spent), last_words: None };
         tokio::task::spawn_local(driver);
         Ok(Opening { link: Link(shared), greeting_rx })
     }
@@ -103,12 +98,12 @@ impl<T: AsyncRead + AsyncWrite + Unpin + 'static> Opening<T> {
     }
 }
 
-fn builder(windows: Windows) -> client::Builder {
+fn builder(windows: &Windows) -> client::Builder {
     let mut builder = client::Builder::new();
     builder
         .enable_push(false)
-        .initial_window_size(windows.stream)
-        .initial_connection_window_size(windows.connection)
+        .initial_window_size(windows.stream())
+        .initial_connection_window_size(windows.own())
         .max_header_list_size(MAX_HEADER_LIST)
         .max_send_buffer_size(SEND_BUFFER)
         .initial_max_send_streams(MAX_STREAMS as usize)
@@ -119,6 +114,11 @@ fn builder(windows: Windows) -> client::Builder {
 }
 
 impl Link {
+    /// What the upstream may send ahead.
+    pub(super) fn windows(&self) -> Rc<Windows> {
+        self.0.windows.clone()
+    }
+
     /// Whether it takes more streams.
     pub(super) fn is_usable(&self) -> bool {
         !self.0.spent.get()
@@ -143,6 +143,7 @@ impl Link {
 struct Driver<T: AsyncRead + AsyncWrite + Unpin> {
     connection: client::Connection<Gather<Greeted<T>>, Bytes>,
     gather: Gather<Greeted<T>>,
+    windows: Rc<Windows>,
     shared: Weak<Shared>,
     spent: Option<Box<dyn FnOnce(Spent)>>,
     /// Runs once no user is left: streams that they left behind get a moment to be flushed.
@@ -165,6 +166,9 @@ impl<T: AsyncRead + AsyncWrite + Unpin> Future for Driver<T> {
 
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
         let this = &mut *self;
+        if let Some(size) = this.windows.poll(cx) {
+            this.connection.set_target_window_size(size);
+        }
         let ended = match Pin::new(&mut this.connection).poll(cx) {
             Poll::Ready(Ok(())) => Some(Spent::Closed),
             Poll::Ready(Err(error)) => Some(how_spent(&error)),

@@ -19,6 +19,7 @@ mod route;
 #[cfg(test)]
 mod tests;
 mod upstreams;
+mod windows;
 mod wire;
 
 use std::{
@@ -42,7 +43,8 @@ use self::{
     copies::Copies,
     link::{LinkError, Opening, Signal, Spent},
     route::Shared,
-    upstreams::{Key, POD_WINDOWS, Upstreams},
+    upstreams::{Key, Upstreams, pod_windows},
+    windows::Windows,
     wire::{Early, Gather, PeerSettings},
 };
 use super::steer::{Flow, Surroundings, Upstream};
@@ -55,8 +57,8 @@ const MAX_STREAMS: u32 = 10_000;
 const MIN_STREAMS: u32 = 100;
 /// What a client may send ahead on one stream.
 const STREAM_WINDOW: u32 = 256 << 10;
-/// With less than (streams that may stall × stream window) one stopped reader would stall its neighbours.
-const MAX_CONNECTION_WINDOW: u32 = 256 << 20;
+/// What it may send ahead on all streams together, while none is stuck.
+const CONNECTION_WINDOW: u32 = 1 << 20;
 /// Bytes of one stream that wait to be written.
 const SEND_BUFFER: usize = 256 << 10;
 /// Heads up to here are the receiver's to judge.
@@ -99,10 +101,11 @@ pub async fn serve<S: Surroundings>(
         }
     }
     let client = Gather::new(Early::new(client, early));
-    let Some(connection) = handshake(client.clone(), &settings).await else { return };
+    let windows = Windows::new(CONNECTION_WINDOW, STREAM_WINDOW);
+    let Some(connection) = handshake(client.clone(), &settings, &windows).await else { return };
     let copies = Copies::new(surroundings.clone(), upstreams.clone());
     let (stolen, parked) = (Cell::new(0), Cell::new(0));
-    let shared = Rc::new(Shared { surroundings, flow, upstreams, copies, stolen, parked, broken: Signal::default() });
+    let shared = Rc::new(Shared { surroundings, flow, upstreams, copies, windows, stolen, parked, broken: Signal::default() });
     let mut serving = Serving { connection, client, shared, pod_spent, tasks: JoinSet::new(), closing: None, limit: None, parting: false };
     poll_fn(|cx| serving.poll(cx)).await;
     serving.shared.upstreams.close();
@@ -115,7 +118,7 @@ async fn greet<S: Surroundings>(
     on_spent: Rc<dyn Fn(Spent)>,
     upstreams: &Upstreams<S>,
 ) -> Result<PeerSettings, LinkError<S::Stream>> {
-    let mut opening = Opening::start(pod, heard, POD_WINDOWS, Box::new(move |spent| on_spent(spent))).await?;
+    let mut opening = Opening::start(pod, heard, pod_windows(), Box::new(move |spent| on_spent(spent))).await?;
     let settings = timeout(POD_GREETING, opening.greeting()).await.unwrap_or_else(|_| Ok(PeerSettings::default()))?;
     upstreams.put(Key::Pod, opening.link);
     Ok(settings)
@@ -155,13 +158,14 @@ async fn pass_unread(
 async fn handshake<T: AsyncRead + AsyncWrite + Unpin>(
     client: Gather<Early<T>>,
     pod: &PeerSettings,
+    windows: &Windows,
 ) -> Option<server::Connection<Gather<Early<T>>, Bytes>> {
     let streams = pod.max_concurrent_streams.unwrap_or(MAX_STREAMS).clamp(MIN_STREAMS, MAX_STREAMS);
     let mut builder = server::Builder::new();
     builder
         .max_concurrent_streams(streams)
-        .initial_window_size(STREAM_WINDOW)
-        .initial_connection_window_size(streams.saturating_mul(STREAM_WINDOW).min(MAX_CONNECTION_WINDOW))
+        .initial_window_size(windows.stream())
+        .initial_connection_window_size(windows.own())
         .max_header_list_size(pod.max_header_list_size.unwrap_or(0).clamp(MAX_HEADER_LIST, 16 * MAX_HEADER_LIST))
         .max_send_buffer_size(SEND_BUFFER)
         .max_concurrent_reset_streams(MAX_STREAMS as usize)
@@ -210,6 +214,9 @@ impl<T: AsyncRead + AsyncWrite + Unpin + 'static, S: Surroundings> Serving<T, S>
         while self.shared.broken.poll(cx).is_ready() {
             self.closing.get_or_insert(Reason::NO_ERROR);
             self.limit.get_or_insert_with(|| Box::pin(sleep(BROKEN_LIMIT)));
+        }
+        if let Some(size) = self.shared.windows.poll(cx) {
+            self.connection.set_target_window_size(size);
         }
         while let Poll::Ready(accepted) = self.connection.poll_accept(cx) {
             match accepted {

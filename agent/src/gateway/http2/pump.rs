@@ -3,13 +3,17 @@
 
 use std::{
     future::poll_fn,
+    rc::Rc,
     task::{Context, Poll, ready},
 };
 
 use bytes::Bytes;
 use h2::{RecvStream, SendStream};
 
-use super::queue::Taps;
+use super::{
+    queue::Taps,
+    windows::{Share, Windows},
+};
 
 /// Why a body did not come to its end.
 #[derive(Debug)]
@@ -27,11 +31,18 @@ pub(super) struct Body {
     taps: Taps,
     /// Something of it has been read: it cannot be sent a second time.
     touched: bool,
+    share: Share,
 }
 
 impl Body {
-    pub(super) fn new(stream: RecvStream, taps: Taps) -> Self {
-        Body { stream, taps, touched: false }
+    /// `windows`: of the connection that it comes on.
+    pub(super) fn new(stream: RecvStream, taps: Taps, windows: Rc<Windows>) -> Self {
+        Body { stream, taps, touched: false, share: Share::new(windows) }
+    }
+
+    /// Says that nobody reads it for now, or that somebody does.
+    pub(super) fn set_stuck(&mut self, stuck: bool) {
+        self.share.set_stuck(stuck && !self.is_end_stream());
     }
 
     pub(super) fn is_end_stream(&self) -> bool {
@@ -50,12 +61,19 @@ impl Body {
         Ok(())
     }
 
+    /// Gives its sender window back.
+    fn release(&mut self, bytes: usize) {
+        // Fails only if the sender is gone, which the next read tells.
+        let _ = self.stream.flow_control().release_capacity(bytes);
+        self.share.moved(bytes);
+    }
+
     /// Reads it to its end and throws it away.
     pub(super) async fn drain(&mut self) {
         while let Some(data) = self.stream.data().await {
             let Ok(data) = data else { return self.taps.reset(None) };
             self.taps.data(&data);
-            let _ = self.stream.flow_control().release_capacity(data.len());
+            self.release(data.len());
         }
         match self.stream.trailers().await {
             Ok(Some(trailers)) => self.taps.trailers(&trailers),
@@ -114,18 +132,22 @@ impl Pump {
         }
         while granted == 0 {
             // `poll_capacity` tells changes only; `capacity` is the truth.
-            match ready!(to.poll_capacity(cx)) {
-                Some(Ok(_)) => granted = to.capacity(),
-                Some(Err(_)) | None => return Poll::Ready(Err(Stop::Sink)),
+            match to.poll_capacity(cx) {
+                Poll::Ready(Some(Ok(_))) => granted = to.capacity(),
+                Poll::Ready(Some(Err(_)) | None) => return Poll::Ready(Err(Stop::Sink)),
+                Poll::Pending => {
+                    from.share.set_stuck(true);
+                    return Poll::Pending;
+                }
             }
         }
+        from.share.set_stuck(false);
         let part = self.chunk.split_to(granted.min(self.chunk.len()));
         let (size, ends) = (part.len(), self.last && self.chunk.is_empty());
         if to.send_data(part, ends).is_err() {
             return Poll::Ready(Err(Stop::Sink));
         }
-        // Fails only if the sender is gone, which the next read tells.
-        let _ = from.stream.flow_control().release_capacity(size);
+        from.release(size);
         Poll::Ready(Ok(ends))
     }
 

@@ -20,6 +20,7 @@ use super::{
     link::{Link, Signal},
     pump::Body,
     upstreams::{Key, Upstreams},
+    windows::Windows,
 };
 use crate::gateway::steer::{Event, Flow, SessionId, Steering, Surroundings, Target, Watch};
 
@@ -29,6 +30,8 @@ pub(super) struct Shared<S: Surroundings> {
     pub(super) flow: Flow,
     pub(super) upstreams: Rc<Upstreams<S>>,
     pub(super) copies: Copies<S>,
+    /// What the client may send ahead.
+    pub(super) windows: Rc<Windows>,
     /// Requests that are with a session now.
     pub(super) stolen: Cell<usize>,
     /// Requests that wait for the client's connection to be closed, because the pod's was.
@@ -52,7 +55,8 @@ impl<S: Surroundings> Shared<S> {
         let taps = self.copies.start(&steering.copies, &request);
         let (parts, body) = request.into_parts();
         let head = Request::from_parts(parts, ());
-        self.route(steering, head, Incoming { body: Body::new(body, taps), respond })
+        let body = Body::new(body, taps, self.windows.clone());
+        self.route(steering, head, Incoming { body, respond })
     }
 
     async fn route(self: Rc<Self>, steering: Steering, mut head: Request<()>, mut incoming: Incoming) {
@@ -152,10 +156,13 @@ impl<S: Surroundings> Shared<S> {
 
     /// Opens a connection, unless the client gives up before.
     async fn open(&self, key: Key, incoming: &mut Incoming) -> Option<Result<Link, Rc<str>>> {
-        tokio::select! {
+        incoming.body.set_stuck(true);
+        let link = tokio::select! {
             link = self.upstreams.get(key) => Some(link),
             _ = poll_fn(|cx| incoming.respond.poll_reset(cx)) => None,
-        }
+        };
+        incoming.body.set_stuck(false);
+        link
     }
 
     fn edit_response(&self, response: &mut Response<()>, edits: &Edits) {

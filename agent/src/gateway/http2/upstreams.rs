@@ -5,18 +5,29 @@ use std::{cell::RefCell, io, pin::Pin, rc::Rc, time::Duration};
 
 use tokio::{sync::watch, task::AbortHandle, time::timeout};
 
-use super::link::{Link, LinkError, Opening, Spent, Windows};
+use super::{
+    link::{Link, LinkError, Opening, Spent},
+    windows::Windows,
+};
 use crate::gateway::steer::{Flow, SessionId, Surroundings, Upstream};
 
 /// A session that does not take the connection, or a program that says nothing on it, for so long does not get the request.
 const OPENING_LIMIT: Duration = Duration::from_secs(5);
 
 /// The pod is as near as a loopback interface.
-pub(super) const POD_WINDOWS: Windows = Windows { stream: 256 << 10, connection: 64 << 20 };
-/// A session may be a continent away; the connection's window covers the streams that may stall at a time.
-const SESSION_WINDOWS: Windows = Windows { stream: 512 << 10, connection: 256 << 20 };
+pub(super) fn pod_windows() -> Rc<Windows> {
+    Windows::new(1 << 20, 256 << 10)
+}
+
+/// A session may be a continent away.
+fn session_windows() -> Rc<Windows> {
+    Windows::new(2 << 20, 512 << 10)
+}
+
 /// What a program answers to a copy is thrown away as it comes.
-const COPY_WINDOWS: Windows = Windows { stream: 64 << 10, connection: 1 << 20 };
+fn copy_windows() -> Rc<Windows> {
+    Windows::new(1 << 20, 64 << 10)
+}
 
 /// What a connection is for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -129,12 +140,12 @@ async fn open<S: Surroundings>(surroundings: Rc<S>, flow: Flow, key: Key, on_pod
     let (upstream, windows) = match key {
         Key::Pod => {
             let io = surroundings.open(&flow, Upstream::Pod).await.map_err(cannot_connect)?;
-            let opening = Opening::start(io, Vec::new(), POD_WINDOWS, Box::new(move |spent| on_pod_spent(spent))).await;
+            let opening = Opening::start(io, Vec::new(), pod_windows(), Box::new(move |spent| on_pod_spent(spent))).await;
             // Whatever the pod does, or does not do, from here is what the client is to see: no limit, no look at its greeting.
             return opening.map(|opening| opening.link).map_err(|error| why(&error));
         }
-        Key::Session(session) => (boxed(surroundings.open(&flow, Upstream::Session(session))), SESSION_WINDOWS),
-        Key::Copies(session) => (boxed(surroundings.open_copy(&flow, session)), COPY_WINDOWS),
+        Key::Session(session) => (boxed(surroundings.open(&flow, Upstream::Session(session))), session_windows()),
+        Key::Copies(session) => (boxed(surroundings.open_copy(&flow, session)), copy_windows()),
     };
     let opening = async {
         let io = upstream.await.map_err(cannot_connect)?;

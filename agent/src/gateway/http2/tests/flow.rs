@@ -104,3 +104,34 @@ fn many_small_frames_do_not_end_the_connection() {
         assert_eq!(read(response).await.unwrap().text(), "20000");
     });
 }
+
+#[test]
+fn stalled_downloads_hold_no_other() {
+    run(async {
+        for headers in [&[][..], &[("x-to", "1")][..]] {
+            let world = World::new();
+            let client = world.client().await;
+            // Each fills its windows and waits for a reader.
+            let mut stalled = Vec::new();
+            for _ in 0..80 {
+                let (response, _) = client.sender.clone().send_request(get("/big/4194304", headers), true).unwrap();
+                stalled.push(response.await.unwrap());
+            }
+            settle().await;
+            let before = world.sent.get();
+            let got = fetch(&client, get("/big/5242880", headers)).await.unwrap();
+            assert_eq!(got.body.len(), 5 << 20);
+            assert!(world.sent.get() < before + (6 << 20) + ON_THE_WAY, "the stalled ones are not read for that");
+            for response in stalled {
+                let mut body = response.into_body();
+                let mut got = 0;
+                while let Some(data) = body.data().await {
+                    let data = data.unwrap();
+                    got += data.len();
+                    body.flow_control().release_capacity(data.len()).unwrap();
+                }
+                assert_eq!(got, 4 << 20);
+            }
+        }
+    });
+}
