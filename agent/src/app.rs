@@ -48,9 +48,11 @@ const MAX_PARTING: Duration = Duration::from_secs(5);
 /// How long the ends of connections that were cut off may take to reach their clients.
 const LAST_WORDS: Duration = Duration::from_millis(500);
 
-/// How often it is looked at whether many clients have gone, and how many are many: half a MiB or more.
+/// How often it is looked at whether many clients have gone or much memory is free, and how many are many: half a MiB or more.
 const TRIM_CHECK: Duration = Duration::from_secs(1);
 const TRIM_AFTER: u64 = 256;
+/// So much more is free than could not be given back the last time: a single client's thousand streams have gone.
+const TRIM_FREE: u64 = 1 << 20;
 
 /// After a guard could not be started.
 const GUARD_PAUSE: Duration = Duration::from_secs(5);
@@ -181,19 +183,24 @@ impl App {
         }
     }
 
-    /// Memory of clients that have gone is given back once many have. Ends never.
+    /// Memory of clients, or of their streams, that have gone is given back once many have. Ends never.
     async fn trim(self: Rc<Self>) {
         let (mut peak, mut last) = (0, 0);
+        let (mut left, mut last_free) = (process::free_memory(), 0);
         loop {
             tokio::time::sleep(TRIM_CHECK).await;
             let open: u64 = self.counters.iter().map(|counters| counters.open()).sum();
             peak = peak.max(open);
+            let free = process::free_memory();
+            left = left.min(free);
             // Once no more go: those that go after it would keep theirs.
-            if peak - open >= TRIM_AFTER && open >= last {
+            let many_went = peak - open >= TRIM_AFTER && open >= last;
+            if many_went || (free >= left + TRIM_FREE && free <= last_free) {
                 peak = open;
                 let _ = tokio::task::spawn_blocking(process::trim).await;
+                left = process::free_memory();
             }
-            last = open;
+            (last, last_free) = (open, free);
         }
     }
 

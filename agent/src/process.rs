@@ -15,6 +15,31 @@ pub fn trim() {
     }
 }
 
+/// Bytes of this process's own that are resident but free: what [`trim`] could give back, and what it has to leave.
+pub fn free_memory() -> u64 {
+    let statm = std::fs::read_to_string("/proc/self/statm").unwrap_or_default();
+    let mut pages = statm.split(' ').skip(1).filter_map(|pages| pages.parse::<u64>().ok());
+    let own = pages.next().unwrap_or(0).saturating_sub(pages.next().unwrap_or(0)) * page_size();
+    own.saturating_sub(allocated())
+}
+
+fn page_size() -> u64 {
+    // SAFETY: takes a plain integer.
+    u64::try_from(unsafe { libc::sysconf(libc::_SC_PAGESIZE) }).unwrap_or(4096)
+}
+
+fn allocated() -> u64 {
+    #[cfg(target_env = "gnu")]
+    {
+        // SAFETY: takes nothing; the allocator locks what it looks at.
+        let info = unsafe { libc::mallinfo() };
+        // Signed for history's sake; together they are right up to 4 GiB.
+        u64::from((info.uordblks as u32).wrapping_add(info.hblkhd as u32))
+    }
+    #[cfg(not(target_env = "gnu"))]
+    u64::MAX
+}
+
 /// Lets go of the pages of this program's code: what is run again comes back from the system's cache within microseconds, and the
 /// compiler's megabytes, which are not, no longer count as ours.
 pub fn let_go_of_code() {
