@@ -5,7 +5,7 @@
 
 use std::borrow::Cow;
 
-use crate::abi::is_token;
+use crate::abi::{edit_problem, is_token};
 use crate::cookies::trim;
 use crate::query::{decode, Plus};
 use crate::Request;
@@ -69,9 +69,9 @@ pub enum Problem {
 }
 
 /// The header with that member set: in place of the one of that key, if there is one, else as the first (the end is
-/// where others cut). The others stay as they were sent, properties included, unless there are too many: then the last
-/// ones go. Give it all `baggage` headers of the request, and set the result with [`Request::set_header`], which replaces
-/// them all.
+/// where others cut). The others stay as they were sent, properties included, but for those that do not fit any more, and
+/// those that no header may hold. Give it all `baggage` headers of the request, and set the result with
+/// [`Request::set_header`], which replaces them all.
 ///
 /// # Errors
 /// A key that is no token; a member that is too long by itself.
@@ -90,7 +90,7 @@ pub fn with<'a>(headers: impl IntoIterator<Item = &'a [u8]>, key: &str, value: &
     for member in headers.into_iter().flat_map(members) {
         if member.key == key {
             place.get_or_insert(others.len());
-        } else if count < MEMBERS && bytes + 1 + member.whole.len() <= BYTES {
+        } else if count < MEMBERS && bytes + 1 + member.whole.len() <= BYTES && edit_problem(b"baggage", member.whole).is_none() {
             bytes += 1 + member.whole.len();
             count += 1;
             others.push(member.whole);
