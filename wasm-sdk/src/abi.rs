@@ -25,8 +25,17 @@ pub mod export {
     pub const ON_REQUEST: &str = "mirrord_on_request";
     /// `(token: i64) -> ()`, optional: may edit the head of a response that the filter asked to see.
     pub const ON_RESPONSE: &str = "mirrord_on_response";
-    /// Names of a later version. A host of version 1 refuses a module that has them: it would never call them.
-    pub const RESERVED: [&str; 2] = ["mirrord_on_request_body", "mirrord_on_response_body"];
+    /// `(token: i64, end: i32) -> i32`, optional: with a piece of the request's body. The verdict if there is none yet.
+    pub const ON_REQUEST_BODY: &str = "mirrord_on_request_body";
+    /// `(token: i64, end: i32) -> ()`, optional: with a piece of the response's body.
+    pub const ON_RESPONSE_BODY: &str = "mirrord_on_response_body";
+    /// `(token: i64) -> ()`, optional: the exchange is over.
+    pub const ON_END: &str = "mirrord_on_end";
+    /// `() -> i32`, optional: the verdict on a connection that is not HTTP.
+    pub const ON_CONNECTION: &str = "mirrord_on_connection";
+    /// What all names of the ABI begin with. A host refuses a module whose exports begin so and are none that it knows: it
+    /// would never call them.
+    pub const PREFIX: &str = "mirrord_";
 }
 
 /// What a filter may import from [`MODULE`]. Types in the comments; all pointers are offsets into the guest's memory.
@@ -39,32 +48,75 @@ pub mod import {
     pub const GET_HEADER_AT: &str = "get_header_at";
     /// `() -> i32`: the response's status; -1 in other hooks.
     pub const GET_STATUS: &str = "get_status";
+    /// `(name: i32, name_len: i32, buf: i32, cap: i32) -> i32`: a property of the session.
+    pub const GET_PROPERTY: &str = "get_property";
+    /// `(offset: i32, buf: i32, cap: i32) -> i32`: the piece of a body that the hook is about, from that offset on.
+    pub const GET_BODY: &str = "get_body";
     /// `(target: i32, op: i32, name: i32, name_len: i32, value: i32, value_len: i32)`.
     pub const EDIT_HEADER: &str = "edit_header";
+    /// `(path: i32, len: i32)`: rewrites the request target.
+    pub const SET_PATH: &str = "set_path";
+    /// `(bytes: i32, len: i32)`: these instead of the piece; further calls add to them.
+    pub const REPLACE_BODY: &str = "replace_body";
     /// `(token: i64)`: asks for the response hook, which gets the token back.
     pub const WATCH_RESPONSE: &str = "watch_response";
-    /// `(status: i32, body: i32, body_len: i32)`: the answer that goes with [`super::verdict::RESPOND`].
+    /// `(window: i32)`: asks for the request's body, so many bytes at once.
+    pub const WATCH_REQUEST_BODY: &str = "watch_request_body";
+    /// `(window: i32)`: asks for the response's body.
+    pub const WATCH_RESPONSE_BODY: &str = "watch_response_body";
+    /// `()`: asks for the end hook.
+    pub const WATCH_END: &str = "watch_end";
+    /// `(token: i64)`: what the later hooks of this exchange get.
+    pub const SET_TOKEN: &str = "set_token";
+    /// `(status: i32, body: i32, body_len: i32)`: the answer that goes with [`super::verdict::RESPOND`]; in the response hook
+    /// the one that replaces the response.
     pub const RESPOND: &str = "respond";
+    /// `(milliseconds: i32)`: how long to hold the request.
+    pub const DELAY: &str = "delay";
+    /// `()`: resets the exchange, in hooks that return no verdict.
+    pub const ABORT: &str = "abort";
     /// `(text: i32, len: i32)`: why this verdict, or why the config is refused.
     pub const REASON: &str = "reason";
     /// `(level: i32, text: i32, len: i32)`.
     pub const LOG: &str = "log";
+    /// `(key: i32, key_len: i32, buf: i32, cap: i32) -> i32`: a value of the filter's state.
+    pub const GET_STATE: &str = "get_state";
+    /// `(key: i32, key_len: i32, value: i32, value_len: i32, ttl: i32)`: keeps a value so many milliseconds.
+    pub const SET_STATE: &str = "set_state";
+    /// `(key: i32, key_len: i32, delta: i64, ttl: i32) -> i64`: adds to a number, which begins as 0 and keeps its time.
+    pub const ADD_STATE: &str = "add_state";
+    /// `(key: i32, key_len: i32)`.
+    pub const REMOVE_STATE: &str = "remove_state";
+    /// `() -> i64`: 64 random bits, the same sequence for the same seed.
+    pub const RANDOM: &str = "random";
+    /// `() -> i64`: milliseconds since 1970.
+    pub const NOW: &str = "now";
+    /// `(name: i32, name_len: i32, delta: i64)`: adds to a counter.
+    pub const COUNT: &str = "count";
+    /// `(name: i32, name_len: i32, value: i64)`: an observation of a histogram.
+    pub const OBSERVE: &str = "observe";
 }
 
 /// First argument of [`import::GET`].
 pub mod what {
     /// The filter's config, as the user wrote it. In every hook.
     pub const CONFIG: i32 = 0;
-    /// The request's method. This and the following in the request hook only.
+    /// The request's method. This, the target and the protocol as long as the request is undecided.
     pub const METHOD: i32 = 1;
     /// The request target as sent: path and query.
     pub const PATH: i32 = 2;
-    /// The client's address, `192.0.2.7:50312` or `[2001:db8::7]:50312`.
+    /// The client's address, `192.0.2.7:50312` or `[2001:db8::7]:50312`. Also of a connection.
     pub const CLIENT: i32 = 3;
     /// The address that the client connected to, in the same form.
     pub const DESTINATION: i32 = 4;
     /// `HTTP/1.0`, `HTTP/1.1` or `HTTP/2`.
     pub const PROTOCOL: i32 = 5;
+    /// The server's name that a TLS client asks for. This and the following in the connection hook only.
+    pub const SNI: i32 = 6;
+    /// The protocols that a TLS client offers, separated by commas.
+    pub const ALPN: i32 = 7;
+    /// The first bytes that the client sent.
+    pub const FIRST_BYTES: i32 = 8;
 }
 
 /// What the request hook returns.
@@ -77,6 +129,12 @@ pub mod verdict {
     pub const MIRROR: i32 = 2;
     /// Answered here, with what [`super::import::RESPOND`] was given.
     pub const RESPOND: i32 = 3;
+    /// To the session, which answers; the pod gets a copy, whose answer is thrown away.
+    pub const STEAL_AND_MIRROR: i32 = 4;
+    /// Reset: the connection (HTTP/1) or the stream (HTTP/2).
+    pub const ABORT: i32 = 5;
+    /// Not yet: the body hook is called, with as much as [`super::import::WATCH_REQUEST_BODY`] asked for, and has to decide.
+    pub const NEED_BODY: i32 = 6;
 }
 
 /// First argument of [`import::EDIT_HEADER`].
@@ -130,6 +188,26 @@ pub mod limit {
     pub const LOG: usize = 1024;
     /// A body's window: what a filter sees of it at once.
     pub const BODY_WINDOW: usize = 1 << 20;
+    /// The window of who asks for none.
+    pub const USUAL_WINDOW: usize = 64 << 10;
+    /// What may replace one piece of a body.
+    pub const REPLACEMENT: usize = 2 << 20;
+    /// A rewritten request target.
+    pub const PATH: usize = 8 << 10;
+    /// A key of the state.
+    pub const STATE_KEY: usize = 256;
+    /// A value of the state.
+    pub const STATE_VALUE: usize = 8 << 10;
+    /// Entries of the state, a number.
+    pub const STATE_ENTRIES: usize = 8192;
+    /// Keys and values of the state together.
+    pub const STATE_BYTES: usize = 2 << 20;
+    /// How long the state keeps anything at most, in milliseconds: a day.
+    pub const STATE_TTL: u64 = 86_400_000;
+    /// Counters and histograms of a filter, a number.
+    pub const METRICS: usize = 64;
+    /// The name of a counter or histogram: letters, digits and `_`, no digit first.
+    pub const METRIC_NAME: usize = 64;
     /// A delay; what is longer is shortened.
     pub const DELAY: core::time::Duration = core::time::Duration::from_secs(30);
 }
@@ -168,6 +246,29 @@ pub fn answer_problem(status: i32, body_len: usize) -> Option<&'static str> {
     None
 }
 
+/// Why a request target cannot be rewritten to this, or nothing.
+pub fn path_problem(path: &[u8]) -> Option<&'static str> {
+    if path.first() != Some(&b'/') {
+        return Some("the path does not begin with /");
+    }
+    if path.len() > limit::PATH {
+        return Some("the path is longer than 8 KiB");
+    }
+    if path.iter().any(|&byte| !(0x21..=0x7e).contains(&byte) || byte == b'#') {
+        return Some("the path holds white space, a control character, # or a byte outside of ASCII; encode it as %XX");
+    }
+    None
+}
+
+/// Why a counter or histogram cannot have this name, or nothing.
+pub fn metric_problem(name: &[u8]) -> Option<&'static str> {
+    let fine = |byte: &u8| byte.is_ascii_alphanumeric() || *byte == b'_';
+    if name.is_empty() || name.len() > limit::METRIC_NAME || name[0].is_ascii_digit() || !name.iter().all(fine) {
+        return Some("a metric's name is 1 to 64 letters, digits and _, and does not begin with a digit");
+    }
+    None
+}
+
 pub(crate) fn is_token(byte: u8) -> bool {
     byte.is_ascii_alphanumeric() || matches!(byte, b'!' | b'#'..=b'\'' | b'*' | b'+' | b'-' | b'.' | b'^'..=b'`' | b'|' | b'~')
 }
@@ -201,6 +302,25 @@ mod tests {
             ("Connection", "close"),
         ] {
             assert!(edit_problem(name.as_bytes(), value.as_bytes()).is_some(), "{name:?}: {value:?}");
+        }
+    }
+
+    #[test]
+    fn a_path_stays_one_word_of_the_request_line() {
+        for path in ["/", "/a?b=c&d", "/%20", "//x"] {
+            assert_eq!(path_problem(path.as_bytes()), None, "{path}");
+        }
+        let long = format!("/{}", "a".repeat(limit::PATH));
+        for path in ["", "*", "a", "http://a/", "/a b", "/a\r\nb: c", "/\t", "/a#b", "/\u{e9}", "/\x7f", &long] {
+            assert!(path_problem(path.as_bytes()).is_some(), "{path:?}");
+        }
+    }
+
+    #[test]
+    fn metrics_have_plain_names() {
+        assert_eq!(metric_problem(b"retries_total2"), None);
+        for name in ["", "2a", "a-b", "a{b=\"c\"}", "a b", "\u{e9}", &"a".repeat(65)] {
+            assert!(metric_problem(name.as_bytes()).is_some(), "{name:?}");
         }
     }
 
