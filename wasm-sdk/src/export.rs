@@ -2,9 +2,9 @@
 
 use std::cell::UnsafeCell;
 
-use crate::abi::{level, op, target, verdict};
+use crate::abi::{level, verdict, what};
 use crate::source::{self, Scratch, Source};
-use crate::{Filter, Request, Response, Verdict};
+use crate::{Body, Connection, Filter, Request, Response, Verdict};
 
 /// The one filter of a module instance and the scratch memory of its calls.
 pub struct Slot<F> {
@@ -42,26 +42,62 @@ impl<F: Filter> Slot<F> {
 
     /// `mirrord_on_request`.
     pub fn on_request(&'static self) -> i32 {
-        let mut request = Request::new(Source(self.fresh_scratch()));
-        match self.filter().on_request(&mut request) {
-            Verdict::Pass => verdict::PASS,
-            Verdict::Steal => verdict::STEAL,
-            Verdict::Mirror => verdict::MIRROR,
-            Verdict::Respond(reply) => {
-                source::respond(reply.status, &reply.body);
-                let mut source = Source(self.scratch());
-                for (name, value) in &reply.headers {
-                    source.edit(target::RESPONSE, op::APPEND, name, value);
-                }
-                verdict::RESPOND
-            }
+        let mut request = Request::new(Source(self.fresh_scratch()), 0);
+        let verdict = self.filter().on_request(&mut request);
+        self.say(verdict)
+    }
+
+    /// `mirrord_on_request_body`.
+    pub fn on_request_body(&'static self, token: u64, end: bool) -> i32 {
+        let source = Source(self.fresh_scratch());
+        // The head is there as long as there is no verdict.
+        if source.get(what::METHOD).is_none() {
+            self.filter().on_request_body(&mut Body::new(source, token, end));
+            return verdict::PASS;
         }
+        let mut request = Request::new(source, token);
+        let verdict = self.filter().decide_by_body(&mut request, Source(self.scratch()).body(), end);
+        self.say(verdict)
     }
 
     /// `mirrord_on_response`.
     pub fn on_response(&'static self, token: u64) {
         let mut response = Response::new(Source(self.fresh_scratch()), token);
         self.filter().on_response(&mut response);
+    }
+
+    /// `mirrord_on_response_body`.
+    pub fn on_response_body(&'static self, token: u64, end: bool) {
+        let source = Source(self.fresh_scratch());
+        self.filter().on_response_body(&mut Body::new(source, token, end));
+    }
+
+    /// `mirrord_on_end`.
+    pub fn on_end(&'static self, token: u64) {
+        self.fresh_scratch();
+        self.filter().on_end(token);
+    }
+
+    /// `mirrord_on_connection`.
+    pub fn on_connection(&'static self) -> i32 {
+        let mut connection = Connection::new(Source(self.fresh_scratch()));
+        let verdict = self.filter().on_connection(&mut connection);
+        self.say(verdict)
+    }
+
+    fn say(&'static self, verdict: Verdict) -> i32 {
+        match verdict {
+            Verdict::Pass => verdict::PASS,
+            Verdict::Steal => verdict::STEAL,
+            Verdict::Mirror => verdict::MIRROR,
+            Verdict::StealAndMirror => verdict::STEAL_AND_MIRROR,
+            Verdict::Abort => verdict::ABORT,
+            Verdict::NeedBody => verdict::NEED_BODY,
+            Verdict::Respond(reply) => {
+                Source(self.scratch()).respond(&reply);
+                verdict::RESPOND
+            }
+        }
     }
 
     #[allow(clippy::mut_from_ref, reason = "one thread, no re-entry; called once in each exported function")]

@@ -5,7 +5,8 @@
 
 use std::cell::UnsafeCell;
 
-use crate::abi::what;
+use crate::abi::{op, target, what};
+use crate::Reply;
 
 /// A header value of common size fits without asking twice.
 const CHUNK: usize = 4096;
@@ -18,8 +19,42 @@ extern "C" {
     fn get_header_at(index: i32, buf: *mut u8, cap: usize) -> i64;
     fn get_status() -> i32;
     fn edit_header(target: i32, op: i32, name: *const u8, name_len: usize, value: *const u8, value_len: usize);
+    fn get_property(name: *const u8, name_len: usize, buf: *mut u8, cap: usize) -> i32;
+    fn get_body(offset: usize, buf: *mut u8, cap: usize) -> i32;
+    #[link_name = "set_path"]
+    fn host_set_path(path: *const u8, len: usize);
+    #[link_name = "replace_body"]
+    fn host_replace_body(bytes: *const u8, len: usize);
     #[link_name = "watch_response"]
     fn host_watch_response(token: u64);
+    #[link_name = "watch_request_body"]
+    fn host_watch_request_body(window: usize);
+    #[link_name = "watch_response_body"]
+    fn host_watch_response_body(window: usize);
+    #[link_name = "watch_end"]
+    fn host_watch_end();
+    #[link_name = "set_token"]
+    fn host_set_token(token: u64);
+    #[link_name = "delay"]
+    fn host_delay(milliseconds: u32);
+    #[link_name = "abort"]
+    fn host_abort();
+    #[link_name = "get_state"]
+    fn host_get_state(key: *const u8, key_len: usize, buf: *mut u8, cap: usize) -> i32;
+    #[link_name = "set_state"]
+    fn host_set_state(key: *const u8, key_len: usize, value: *const u8, value_len: usize, ttl: u32);
+    #[link_name = "add_state"]
+    fn host_add_state(key: *const u8, key_len: usize, delta: i64, ttl: u32) -> i64;
+    #[link_name = "remove_state"]
+    fn host_remove_state(key: *const u8, key_len: usize);
+    #[link_name = "random"]
+    fn host_random() -> u64;
+    #[link_name = "now"]
+    fn host_now() -> i64;
+    #[link_name = "count"]
+    fn host_count(name: *const u8, name_len: usize, delta: i64);
+    #[link_name = "observe"]
+    fn host_observe(name: *const u8, name_len: usize, value: i64);
     #[link_name = "respond"]
     fn host_respond(status: i32, body: *const u8, body_len: usize);
     #[link_name = "reason"]
@@ -127,16 +162,124 @@ impl Source {
     pub(crate) fn reason(&mut self, text: &str) {
         reason(text);
     }
+
+    /// Not borrowed from here: it lies in the scratch, which lives as long as the module, and moves only when the next hook
+    /// starts.
+    pub(crate) fn body(&self) -> &'static [u8] {
+        // SAFETY: pointer and capacity name memory that is ours to write.
+        self.0.take(|buf, cap| unsafe { get_body(0, buf, cap) }.into()).unwrap_or_default()
+    }
+
+    pub(crate) fn set_path(&mut self, path: &[u8]) {
+        // SAFETY: the path is borrowed for the call.
+        unsafe { host_set_path(path.as_ptr(), path.len()) }
+    }
+
+    pub(crate) fn replace_body(&mut self, bytes: &[u8]) {
+        // SAFETY: the bytes are borrowed for the call.
+        unsafe { host_replace_body(bytes.as_ptr(), bytes.len()) }
+    }
+
+    pub(crate) fn watch_request_body(&mut self, window: usize) {
+        // SAFETY: no pointers.
+        unsafe { host_watch_request_body(window) }
+    }
+
+    pub(crate) fn watch_response_body(&mut self, window: usize) {
+        // SAFETY: no pointers.
+        unsafe { host_watch_response_body(window) }
+    }
+
+    pub(crate) fn watch_end(&mut self) {
+        // SAFETY: no pointers.
+        unsafe { host_watch_end() }
+    }
+
+    pub(crate) fn set_token(&mut self, token: u64) {
+        // SAFETY: no pointers.
+        unsafe { host_set_token(token) }
+    }
+
+    pub(crate) fn delay(&mut self, milliseconds: u32) {
+        // SAFETY: no pointers.
+        unsafe { host_delay(milliseconds) }
+    }
+
+    pub(crate) fn abort(&mut self) {
+        // SAFETY: no pointers.
+        unsafe { host_abort() }
+    }
+
+    pub(crate) fn respond(&mut self, reply: &Reply) {
+        // SAFETY: the body is borrowed for the call.
+        unsafe { host_respond(reply.status.into(), reply.body.as_ptr(), reply.body.len()) }
+        for (name, value) in &reply.headers {
+            self.edit(target::RESPONSE, op::APPEND, name, value);
+        }
+    }
+}
+
+/// Memory of the host's, copied into a vector of ours.
+fn fetch(mut fill: impl FnMut(*mut u8, usize) -> i32) -> Option<Vec<u8>> {
+    let mut out = vec![0; 256];
+    loop {
+        let len = usize::try_from(fill(out.as_mut_ptr(), out.len())).ok()?;
+        if len <= out.len() {
+            out.truncate(len);
+            return Some(out);
+        }
+        out.resize(len, 0);
+    }
+}
+
+pub(crate) fn property(name: &str) -> Option<Vec<u8>> {
+    // SAFETY: pointer and capacity name memory that is ours to write; the name is borrowed for the call.
+    fetch(|buf, cap| unsafe { get_property(name.as_ptr(), name.len(), buf, cap) })
+}
+
+pub(crate) fn get_state(key: &[u8]) -> Option<Vec<u8>> {
+    // SAFETY: as above.
+    fetch(|buf, cap| unsafe { host_get_state(key.as_ptr(), key.len(), buf, cap) })
+}
+
+pub(crate) fn set_state(key: &[u8], value: &[u8], ttl: u32) {
+    // SAFETY: both are borrowed for the call.
+    unsafe { host_set_state(key.as_ptr(), key.len(), value.as_ptr(), value.len(), ttl) }
+}
+
+pub(crate) fn add_state(key: &[u8], delta: i64, ttl: u32) -> i64 {
+    // SAFETY: the key is borrowed for the call.
+    unsafe { host_add_state(key.as_ptr(), key.len(), delta, ttl) }
+}
+
+pub(crate) fn remove_state(key: &[u8]) {
+    // SAFETY: the key is borrowed for the call.
+    unsafe { host_remove_state(key.as_ptr(), key.len()) }
+}
+
+pub(crate) fn random() -> u64 {
+    // SAFETY: no pointers.
+    unsafe { host_random() }
+}
+
+pub(crate) fn now_ms() -> u64 {
+    // SAFETY: no pointers.
+    u64::try_from(unsafe { host_now() }).unwrap_or_default()
+}
+
+pub(crate) fn count(name: &str, delta: i64) {
+    // SAFETY: the name is borrowed for the call.
+    unsafe { host_count(name.as_ptr(), name.len(), delta) }
+}
+
+pub(crate) fn observe(name: &str, value: i64) {
+    // SAFETY: the name is borrowed for the call.
+    unsafe { host_observe(name.as_ptr(), name.len(), value) }
 }
 
 pub(crate) fn config(scratch: &Scratch) -> &[u8] {
     // SAFETY: pointer and capacity name memory that is ours to write.
     scratch.take(|buf, cap| unsafe { get(what::CONFIG, buf, cap) }.into()).unwrap_or_default()
-}
-
-pub(crate) fn respond(status: u16, body: &[u8]) {
-    // SAFETY: the body is borrowed for the call.
-    unsafe { host_respond(status.into(), body.as_ptr(), body.len()) }
 }
 
 pub(crate) fn reason(text: &str) {

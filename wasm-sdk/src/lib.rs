@@ -45,16 +45,20 @@
 
 pub mod abi;
 pub mod baggage;
+mod body;
 pub mod config;
 pub mod cookies;
 pub mod graphql;
 pub mod grpc;
+pub mod host;
 pub mod json;
 pub mod jwt;
 pub mod log;
 mod message;
+pub mod metrics;
 pub mod percent;
 pub mod query;
+pub mod state;
 pub mod trace;
 mod verdict;
 
@@ -71,6 +75,7 @@ pub mod export;
 #[cfg(not(target_arch = "wasm32"))]
 pub mod testing;
 
+pub use body::{Body, Connection};
 pub use message::{Request, Response};
 pub use verdict::{Reply, Verdict};
 
@@ -86,18 +91,59 @@ pub trait Filter: Sized {
     /// Decides about one request.
     fn on_request(&mut self, request: &mut Request) -> Verdict;
 
+    /// Decides about a request on which [`Request::need_body`] was called: with the beginning of its body, `end` if that is
+    /// all of it. Has to decide: [`Verdict::NeedBody`] is a failure here.
+    fn decide_by_body(&mut self, request: &mut Request, body: &[u8], end: bool) -> Verdict {
+        let _ = (request, body, end);
+        Verdict::Pass
+    }
+
+    /// Sees the body of a request on which [`Request::watch_request_body`] was called, piece by piece.
+    fn on_request_body(&mut self, body: &mut Body) {
+        let _ = body;
+    }
+
     /// Sees the head of the response to a request on which [`Request::watch_response`] was called. Requests are
     /// interleaved: [`Response::token`] says which one it belongs to. What is the same for every response of a request
     /// is better set up front with [`Request::set_response_header`].
     fn on_response(&mut self, response: &mut Response) {
         let _ = response;
     }
+
+    /// Sees the body of a response that was asked for with [`Request::watch_response_body`] or [`Response::watch_body`].
+    fn on_response_body(&mut self, body: &mut Body) {
+        let _ = body;
+    }
+
+    /// An exchange on which [`Request::watch_end`] was called is over, however it ended.
+    fn on_end(&mut self, token: u64) {
+        let _ = token;
+    }
+
+    /// Decides about a connection that is not HTTP. Called for filters that are exported with
+    /// `filter!(Mine, connections)`; it cannot respond, and sees no more than [`Connection`] has.
+    fn on_connection(&mut self, connection: &mut Connection) -> Verdict {
+        let _ = connection;
+        Verdict::Pass
+    }
 }
 
-/// Exports a [`Filter`] under the names that the agent calls. Once in a crate; outside WebAssembly it does nothing.
+/// Exports a [`Filter`] under the names that the agent calls; with `connections` also [`Filter::on_connection`]. Once in a
+/// crate; outside WebAssembly it does nothing.
 #[macro_export]
 macro_rules! filter {
     ($filter:ty) => {
+        $crate::filter!(@ $filter, {});
+    };
+    ($filter:ty, connections) => {
+        $crate::filter!(@ $filter, {
+            #[unsafe(no_mangle)]
+            extern "C" fn mirrord_on_connection() -> i32 {
+                SLOT.on_connection()
+            }
+        });
+    };
+    (@ $filter:ty, { $($more:item)* }) => {
         #[cfg(target_arch = "wasm32")]
         const _: () = {
             static SLOT: $crate::export::Slot<$filter> = $crate::export::Slot::new();
@@ -116,9 +162,26 @@ macro_rules! filter {
             }
 
             #[unsafe(no_mangle)]
+            extern "C" fn mirrord_on_request_body(token: u64, end: i32) -> i32 {
+                SLOT.on_request_body(token, end != 0)
+            }
+
+            #[unsafe(no_mangle)]
             extern "C" fn mirrord_on_response(token: u64) {
                 SLOT.on_response(token)
             }
+
+            #[unsafe(no_mangle)]
+            extern "C" fn mirrord_on_response_body(token: u64, end: i32) {
+                SLOT.on_response_body(token, end != 0)
+            }
+
+            #[unsafe(no_mangle)]
+            extern "C" fn mirrord_on_end(token: u64) {
+                SLOT.on_end(token)
+            }
+
+            $($more)*
         };
     };
 }

@@ -3,17 +3,21 @@
 //! Reading shows the message as it came; edits are noted and take effect when the hook returns, so a filter never sees
 //! its own. Where the bytes lie is the business of `source`: behind host calls in WebAssembly, in memory elsewhere.
 
+use std::time::Duration;
+
 use crate::abi::{op, target, what};
 use crate::source::Source;
+use crate::{Reply, Verdict};
 
 /// The head of one request.
 pub struct Request {
     source: Source,
+    token: u64,
 }
 
 impl Request {
-    pub(crate) fn new(source: Source) -> Self {
-        Request { source }
+    pub(crate) fn new(source: Source, token: u64) -> Self {
+        Request { source, token }
     }
 
     #[cfg(not(target_arch = "wasm32"))]
@@ -99,10 +103,57 @@ impl Request {
         self.source.edit(target::RESPONSE, op::REMOVE, name, b"");
     }
 
+    /// Sends it to another path (and query) of wherever the verdict sends it. It begins with `/`; what is not plain ASCII is
+    /// encoded as `%XX`.
+    pub fn set_path(&mut self, path: impl AsRef<[u8]>) {
+        self.source.set_path(path.as_ref());
+    }
+
+    /// Holds this request, and no other, for that long before it goes on, at most 30 s.
+    pub fn delay(&mut self, time: Duration) {
+        self.source.delay(u32::try_from(time.as_millis()).unwrap_or(u32::MAX));
+    }
+
+    /// The verdict for "it depends on the body": [`crate::Filter::decide_by_body`] gets as many bytes of it (at most 1 MiB),
+    /// or all of it if that is less. Until then the request is held. What is to be watched after the verdict is asked for there.
+    #[must_use]
+    pub fn need_body(&mut self, window: usize) -> Verdict {
+        self.source.watch_request_body(window);
+        Verdict::NeedBody
+    }
+
+    /// What the later hooks of this exchange get as its token: something that names it to you. Requests are interleaved.
+    pub fn set_token(&mut self, token: u64) {
+        self.token = token;
+        self.source.set_token(token);
+    }
+
+    /// What was set, also in [`crate::Filter::decide_by_body`].
+    pub fn token(&self) -> u64 {
+        self.token
+    }
+
     /// Asks for [`crate::Filter::on_response`] to be called for this request's response. The token is yours: it comes
     /// back as [`Response::token`].
     pub fn watch_response(&mut self, token: u64) {
+        self.token = token;
         self.source.watch_response(token);
+    }
+
+    /// Asks for [`crate::Filter::on_request_body`], which gets the body from its start in pieces of that many bytes, at most
+    /// 1 MiB, on its way to wherever the verdict sends it.
+    pub fn watch_request_body(&mut self, window: usize) {
+        self.source.watch_request_body(window);
+    }
+
+    /// Asks for [`crate::Filter::on_response_body`] in the same way.
+    pub fn watch_response_body(&mut self, window: usize) {
+        self.source.watch_response_body(window);
+    }
+
+    /// Asks for [`crate::Filter::on_end`] once the exchange is over, however it ended.
+    pub fn watch_end(&mut self) {
+        self.source.watch_end();
     }
 
     /// Says why, for `mirrord explain` and the logs: at most 256 bytes, no credentials.
@@ -160,6 +211,30 @@ impl Response {
     /// Replaces all headers of that name by one, or adds it; same rules as [`Request::set_header`].
     pub fn set_header(&mut self, name: &str, value: impl AsRef<[u8]>) {
         self.source.edit(target::RESPONSE, op::SET, name, value.as_ref());
+    }
+
+    /// Answers with this instead of the response, whose edits are forgotten.
+    ///
+    /// # Panics
+    /// Natively, on an answer that the agent would refuse.
+    pub fn respond(&mut self, reply: &Reply) {
+        self.source.respond(reply);
+    }
+
+    /// Resets the exchange instead of passing the response on.
+    pub fn abort(&mut self) {
+        self.source.abort();
+    }
+
+    /// Asks for [`crate::Filter::on_response_body`], in pieces of that many bytes; replaces what was asked for with the
+    /// request.
+    pub fn watch_body(&mut self, window: usize) {
+        self.source.watch_response_body(window);
+    }
+
+    /// Says why, for `mirrord explain` and the logs.
+    pub fn reason(&mut self, text: impl AsRef<str>) {
+        self.source.reason(text.as_ref());
     }
 
     /// Adds one more header of that name.

@@ -9,8 +9,14 @@ pub enum Verdict {
     Steal,
     /// To the pod, and a copy to the session's process, whose answer is thrown away.
     Mirror,
+    /// To the session's process, which answers; the pod gets a copy, whose answer is thrown away.
+    StealAndMirror,
     /// Answered at once, by neither.
     Respond(Reply),
+    /// Nothing is answered: the connection (HTTP/1) or the stream (HTTP/2) is reset.
+    Abort,
+    /// Not yet: [`crate::Filter::decide_by_body`] is asked. [`crate::Request::need_body`] says how much it needs.
+    NeedBody,
 }
 
 impl Verdict {

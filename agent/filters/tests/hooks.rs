@@ -10,8 +10,8 @@ use std::time::Duration;
 
 use common::{engine, get, request, response};
 use mirrord_filters::{
-    BUCKETS, Chain, ConnectionParts, Edit, Filter, Followers, Isolation, MetricValue, Outcome, Pending, Policy, RequestParts, Settings, Side,
-    Step, Verdict,
+    BUCKETS, Chain, ConnectionParts, Edit, Filter, Followers, Isolation, MetricValue, Outcome, Pending, Policy, RequestParts, Settings,
+    Side, Step, Verdict,
 };
 
 fn filter(hooks: &str) -> Filter {
@@ -58,9 +58,11 @@ const BODY: &str = r#"
 #[test]
 fn an_undecided_request_is_decided_by_its_body() {
     let mut chain = chain([BODY]);
-    for (body, end, verdict, reason) in
-        [(&b"XYZ"[..], true, Verdict::Steal, Some("17")), (b"XYZ45678", false, Verdict::Steal, Some("07")), (b"", true, Verdict::Pass, None)]
-    {
+    for (body, end, verdict, reason) in [
+        (&b"XYZ"[..], true, Verdict::Steal, Some("17")),
+        (b"XYZ45678", false, Verdict::Steal, Some("07")),
+        (b"", true, Verdict::Pass, None),
+    ] {
         let pending = held(chain.on_request(&post()));
         assert_eq!(pending.window(), 8);
         let outcome = decided(chain.on_request_body(pending, &post(), body, end));
@@ -149,7 +151,8 @@ fn bodies_pass_through_the_links_that_follow_them() {
 
 #[test]
 fn a_response_goes_through_the_links_backwards() {
-    let pass = |verdict: &str| FOLLOW.replacen("(i32.const 1))\n    (func $length", &format!("(i32.const {verdict}))\n    (func $length"), 1);
+    let pass =
+        |verdict: &str| FOLLOW.replacen("(i32.const 1))\n    (func $length", &format!("(i32.const {verdict}))\n    (func $length"), 1);
     let mut chain = chain([&pass("0"), FOLLOW]);
     let mut own = followers(decided(chain.on_request(&post())));
     assert_eq!(chain.on_body(&mut own, Side::Request, b"ab", true).replaced.unwrap(), b"32ab");

@@ -29,8 +29,10 @@ pub fn module(hooks: &str) -> Vec<u8> {
         text += &format!("(data (i32.const {at}) \"{escaped}\")\n");
         hooks = hooks.replace(&format!("@{name} "), &format!("(i32.const {at}) (i32.const {}) ", value.len()));
     }
-    let own_configure = if hooks.contains("mirrord_configure") { "" } else { r#"(func (export "mirrord_configure") (result i32) i32.const 0)"# };
-    let own_request = if hooks.contains("mirrord_on_request\"") { "" } else { r#"(func (export "mirrord_on_request") (result i32) i32.const 0)"# };
+    let own_configure =
+        if hooks.contains("mirrord_configure") { "" } else { r#"(func (export "mirrord_configure") (result i32) i32.const 0)"# };
+    let own_request =
+        if hooks.contains("mirrord_on_request\"") { "" } else { r#"(func (export "mirrord_on_request") (result i32) i32.const 0)"# };
     let own_memory = if hooks.contains("(memory") { "" } else { r#"(memory (export "memory") 2)"# };
     format!(
         r#"(module
