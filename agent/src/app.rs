@@ -18,7 +18,7 @@ use mirrord_protocol::{
 };
 use tokio::{
     signal::unix::{SignalKind, signal},
-    sync::{Notify, oneshot},
+    sync::{Notify, mpsc, oneshot},
     time::Instant,
 };
 
@@ -30,6 +30,11 @@ use crate::{
     guard::Guard,
     netns::NetNs,
     process,
+    records::{
+        decisions::{Kept, News, Query},
+        listening,
+        names::Names,
+    },
     redirect::{Options, RedirectError, Redirector, Status, lease::Brake},
     sessions::{Session, Sessions},
     settings::Settings,
@@ -66,7 +71,10 @@ pub struct App {
     /// One for each worker.
     counters: Vec<Arc<Counters>>,
     pub admin: Admin,
-    netns_inode: u64,
+    netns: NetNs,
+    /// The gateway's own, which is nobody's service.
+    gateway_port: u16,
+    pub names: RefCell<Names>,
     redirector: Arc<Mutex<Option<Redirector>>>,
     /// Held while tables and rules are brought into line with the sessions, so that changes do not overtake each other.
     changing: tokio::sync::Mutex<()>,
@@ -133,7 +141,9 @@ impl App {
             workers,
             admin: Admin::new(counters.clone()),
             counters,
-            netns_inode: netns.inode(),
+            netns,
+            gateway_port: port,
+            names: RefCell::default(),
             redirector: Arc::new(Mutex::new(Some(redirector))),
             changing: tokio::sync::Mutex::default(),
             changed: Notify::new(),
@@ -284,12 +294,43 @@ impl App {
 
     /// Inode of the target's network namespace.
     pub fn netns_inode(&self) -> u64 {
-        self.netns_inode
+        self.netns.inode()
     }
 
     /// What is redirected; an error: nothing can be any more.
     pub async fn redirect(&self) -> Result<Status, RedirectError> {
         self.firewall(|redirector| redirector.status()).await
+    }
+
+    /// The ports on which the target listens for others now.
+    pub async fn listening(&self) -> io::Result<BTreeSet<u16>> {
+        let (netns, own) = (self.netns.clone(), self.gateway_port);
+        let look = move || {
+            let found = netns.spawn("listening", listening::ports).map_err(io::Error::other)?.join();
+            found.ok().flatten().unwrap_or_else(|| Err(io::Error::other("the namespace cannot be entered")))
+        };
+        let mut ports = tokio::task::spawn_blocking(look).await.map_err(io::Error::other)??;
+        ports.remove(&own);
+        Ok(ports)
+    }
+
+    /// The workers' last decisions, in no order.
+    pub async fn decisions(&self, query: Query) -> Vec<Kept> {
+        let ask = |worker: &Handle| {
+            let (answer, answered) = oneshot::channel();
+            let _ = worker.orders.send(Order::Explain(query, answer));
+            answered
+        };
+        let mut all = Vec::new();
+        for answered in self.workers.iter().map(ask).collect::<Vec<_>>() {
+            all.append(&mut answered.await.unwrap_or_default());
+        }
+        all
+    }
+
+    /// Has the workers tell each decision from now on.
+    pub fn follow(&self, news: mpsc::Sender<News>, picked: bool) {
+        self.order(|| Order::Follow(news.clone(), picked));
     }
 
     /// Adds a session to the registry and to all workers.

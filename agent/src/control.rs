@@ -2,7 +2,9 @@
 //! by their first bytes.
 
 mod events;
+mod explain;
 mod heartbeat;
+mod inspect;
 mod service;
 pub mod socket;
 

@@ -15,6 +15,7 @@ pub mod gateway;
 pub mod guard;
 pub mod netns;
 pub mod process;
+pub mod records;
 pub mod redirect;
 pub mod sessions;
 pub mod settings;

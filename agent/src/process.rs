@@ -55,6 +55,14 @@ pub fn let_go_of_code() {
     }
 }
 
+/// Milliseconds since 1970 as of the kernel's last tick: some 4 ms old, and a fifth of the price of the time of now.
+pub fn coarse_time() -> u64 {
+    let mut time = libc::timespec { tv_sec: 0, tv_nsec: 0 };
+    // SAFETY: `time` is a valid timespec; the clock exists since Linux 2.6.32.
+    unsafe { libc::clock_gettime(libc::CLOCK_REALTIME_COARSE, &mut time) };
+    time.tv_sec as u64 * 1000 + time.tv_nsec as u64 / 1_000_000
+}
+
 /// How many files are open; 0 where the kernel does not say (before Linux 6.2, which made it the size of that folder).
 pub fn open_files() -> u64 {
     std::fs::metadata("/proc/self/fd").map_or(0, |folder| folder.len())

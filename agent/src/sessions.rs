@@ -13,7 +13,10 @@ use mirrord_protocol::{
 };
 use tokio::sync::{mpsc, watch};
 
-use crate::gateway::steer::SessionId;
+use crate::{
+    gateway::steer::SessionId,
+    records::exchanges::{Lines, Wanted},
+};
 
 /// What workers need of a session.
 #[derive(Clone)]
@@ -25,6 +28,8 @@ pub struct SessionSpec {
     pub filters: Vec<Filter>,
     /// worker --faults, filters' log lines--> session's user; full means that lines are dropped.
     pub notices: mpsc::Sender<Event>,
+    /// What a session that only looks wants to see, and where it goes.
+    pub inspects: Option<(Wanted, Lines)>,
 }
 
 /// One `mirrord exec`.
@@ -134,7 +139,7 @@ mod tests {
     fn session(sessions: &mut Sessions, mode: Mode, priority: i32) -> SessionId {
         let id = sessions.new_id().unwrap();
         let owner = Owner { user: format!("user{id}"), host: "h".into(), pid: 1, command: "c".into() };
-        let spec = SessionSpec { id, mode, ambiguous: Ambiguous::Pass, filters: Vec::new(), notices: mpsc::channel(1).0 };
+        let spec = SessionSpec { id, mode, ambiguous: Ambiguous::Pass, filters: Vec::new(), notices: mpsc::channel(1).0, inspects: None };
         let (token, ports, since, linked) = ([id as u8; 16], BTreeSet::new(), SystemTime::UNIX_EPOCH, watch::Sender::default());
         sessions.insert(Session { spec, owner, priority, token, ports, since, linked });
         id

@@ -6,6 +6,7 @@
 //! ```
 
 mod latency;
+mod looking;
 mod passed;
 pub mod room;
 mod table;

@@ -43,6 +43,8 @@ pub enum Mode {
     Mirror,
     /// The session answers.
     Steal,
+    /// The pod answers, and the session only looks (`POST /v1/inspect`): its filters have no effect.
+    Inspect,
 }
 
 /// What becomes of bytes that cannot be read as HTTP for certain, on a port with filters.

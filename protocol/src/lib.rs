@@ -5,6 +5,7 @@
 //! * [`layer`]: the messages between the preloaded layer and the intproxy, and their framing.
 //! * [`limits`]: the bounds that both sides of each exchange keep.
 //! * [`passing`]: the messages of a delivery connection that passes sockets (agent ⇄ intproxy).
+//! * [`records`]: what the agent tells about requests: decisions (`explain`) and exchanges (`inspect`).
 
 #![forbid(unsafe_code)]
 #![warn(missing_docs)]
@@ -14,3 +15,4 @@ pub mod deliver;
 pub mod layer;
 pub mod limits;
 pub mod passing;
+pub mod records;

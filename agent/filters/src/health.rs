@@ -54,6 +54,14 @@ impl Health {
         true
     }
 
+    /// How much longer it is left alone. Zero: until the next request, which is the trial.
+    pub(crate) fn set_aside_for(&self) -> Option<Duration> {
+        match self.aside_until.load(Ordering::Relaxed) {
+            0 => None,
+            until => Some(Duration::from_millis(until.saturating_sub(self.now()))),
+        }
+    }
+
     fn now(&self) -> u64 {
         millis(self.born.elapsed())
     }

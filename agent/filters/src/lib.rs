@@ -25,9 +25,6 @@ mod log;
 mod message;
 mod module;
 mod own;
-mod random;
-mod series;
-mod shared;
 mod ticker;
 
 pub use chain::{Chain, Pending, Step};
@@ -43,4 +40,3 @@ pub use message::{
 };
 pub use mirrord_filter_sdk::abi;
 pub use module::Module;
-pub use series::{BUCKETS, Metric, MetricValue};

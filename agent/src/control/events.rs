@@ -1,4 +1,5 @@
-//! The body of a session's reply: its events as JSON lines. Dropped with the connection, it ends the session.
+//! The bodies of replies: mostly a few bytes, or lines of JSON that go on. A session's is its life: dropped with the connection, it
+//! ends the session.
 
 use std::{
     convert::Infallible,
@@ -10,14 +11,25 @@ use std::{
 use bytes::Bytes;
 use hyper::body::{Body, Frame};
 use mirrord_protocol::control::Event;
+use serde::Serialize;
 use tokio::sync::mpsc;
 
+use super::{explain::Following, inspect::Inspecting};
 use crate::{app::App, gateway::steer::SessionId};
 
-/// Reply bodies: a session's events, or a few bytes.
+/// Reply bodies.
 pub enum Reply {
     Bytes(Option<Bytes>),
     Events(Events),
+    Decisions(Following),
+    Inspecting(Inspecting),
+}
+
+/// A line of JSON.
+pub fn line(value: &impl Serialize) -> Option<Bytes> {
+    let mut line = serde_json::to_vec(value).ok()?;
+    line.push(b'\n');
+    Some(line.into())
 }
 
 /// A live session.
@@ -55,12 +67,10 @@ impl Body for Reply {
                     Some(opened) => Some(opened),
                     None => ready!(events.lines.poll_recv(cx)),
                 };
-                let line = event.and_then(|event| serde_json::to_vec(&event).ok()).map(|mut line| {
-                    line.push(b'\n');
-                    Ok(Frame::data(line.into()))
-                });
-                Poll::Ready(line)
+                Poll::Ready(event.and_then(|event| line(&event)).map(|line| Ok(Frame::data(line))))
             }
+            Reply::Decisions(decisions) => decisions.poll_line(cx).map(|line| line.map(|line| Ok(Frame::data(line)))),
+            Reply::Inspecting(inspecting) => inspecting.poll_line(cx).map(|lines| lines.map(|lines| Ok(Frame::data(lines)))),
         }
     }
 }

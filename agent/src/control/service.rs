@@ -13,18 +13,23 @@ use http_body_util::{BodyExt, Limited};
 use hyper::{Method, Request, Response, StatusCode, body::Incoming};
 use mirrord_filters::{Filter, Limits, LogLevel, LogSink, Module};
 use mirrord_protocol::{
-    control::{self, ErrorReply, Event, FilterReply, Level, SessionRequest},
+    control::{self, Ambiguous, ErrorReply, Event, FilterLink, FilterReply, Level, Mode, Owner, SessionRequest},
     deliver::token_to_hex,
     limits::{MAX_CHAIN, MAX_CONTROL_BODY, MAX_FILTER_CONFIG, MAX_FILTER_MODULE},
+    records::{EXPLAIN, INSPECT},
 };
 use tokio::sync::{mpsc, watch};
 
-use super::events::{EndSession, Events, Reply};
+use super::{
+    events::{EndSession, Events, Reply},
+    explain,
+};
 use crate::{
     admin::{self, Question},
     app::{App, Caller, failure},
     gateway::steer::SessionId,
     process,
+    records::exchanges::{Lines, Wanted},
     sessions::{Session, SessionSpec},
 };
 
@@ -35,7 +40,7 @@ const LINK_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// What one control connection has: uploaded filters and at most one session.
 pub struct Connection {
-    app: Rc<App>,
+    pub(super) app: Rc<App>,
     modules: RefCell<HashMap<String, Module>>,
     session: Cell<Option<SessionId>>,
     answers: Cell<bool>,
@@ -44,9 +49,9 @@ pub struct Connection {
 }
 
 /// A reply with a status ≥ 400.
-struct Failure(StatusCode, ErrorReply);
+pub(super) struct Failure(StatusCode, ErrorReply);
 
-fn refused(status: StatusCode, error: impl ToString, help: &str) -> Failure {
+pub(super) fn refused(status: StatusCode, error: impl ToString, help: &str) -> Failure {
     Failure(status, failure(error, help))
 }
 
@@ -72,14 +77,15 @@ impl Connection {
             self.caller.take();
             return admin::answer(&self.app, question).await;
         }
+        if (request.method(), request.uri().path()) == (&Method::GET, EXPLAIN) {
+            self.caller.take();
+            return match explain::Question::of(request.uri().query().unwrap_or_default()) {
+                Ok(question) => explain::answer(&self.app, question).await,
+                Err(error) => respond(Err(refused(StatusCode::BAD_REQUEST, error, "ask for last=N, id=N, picked, follow"))),
+            };
+        }
         self.caller.set(Some(self.app.caller()));
-        let (status, reply) = match self.route(request).await {
-            Ok(reply) => (StatusCode::OK, reply),
-            Err(Failure(status, reply)) => (status, json(&reply)),
-        };
-        let mut response = Response::new(reply);
-        *response.status_mut() = status;
-        response
+        respond(self.route(request).await)
     }
 
     async fn route(&self, request: Request<Incoming>) -> Result<Reply, Failure> {
@@ -87,6 +93,8 @@ impl Connection {
         match (request.method(), path.as_str()) {
             (&Method::POST, control::FILTERS) => self.upload(request).await,
             (&Method::POST, control::SESSION) => self.open(request).await,
+            (&Method::POST, INSPECT) => self.inspect(request).await,
+            (&Method::DELETE, INSPECT) => self.end_inspection().await,
             (method @ (&Method::PUT | &Method::DELETE), path) => {
                 let port = path.strip_prefix(control::SUBSCRIPTIONS).and_then(|port| port.parse().ok()).filter(|port| *port != 0);
                 let port =
@@ -130,6 +138,19 @@ impl Connection {
         let request: SessionRequest = serde_json::from_slice(&bytes).map_err(|error| {
             refused(StatusCode::BAD_REQUEST, format!("a session request that cannot be read: {error}"), "use matching versions")
         })?;
+        if request.mode == Mode::Inspect {
+            return Err(refused(StatusCode::BAD_REQUEST, "a session that only looks is opened elsewhere", "ask POST /v1/inspect"));
+        }
+        self.may_open().await?;
+        let SessionRequest { owner, mode, chain, ambiguous, priority } = request;
+        let (id, lines) = self.new_session(owner, mode, ambiguous, priority, &chain, None).await?;
+        let token = self.app.sessions.borrow().get(id).map(|session| token_to_hex(&session.token)).unwrap_or_default();
+        let opened = Event::Opened { id, token, workers: self.app.worker_count(), passes_sockets: true };
+        Ok(Reply::Events(Events { opened: Some(opened), lines, ends: EndSession { app: self.app.clone(), id } }))
+    }
+
+    /// Whether this connection may open a session now.
+    pub(super) async fn may_open(&self) -> Result<(), Failure> {
         if self.session.get().is_some() {
             return Err(refused(StatusCode::CONFLICT, "this connection has a session already", "open another connection"));
         }
@@ -137,14 +158,26 @@ impl Connection {
             // This connection ends with us; then whoever asked starts the agent that comes after.
             std::future::pending::<()>().await;
         }
+        Ok(())
+    }
+
+    /// Makes a session, without ports so far; what it has for its user comes out of the channel.
+    pub(super) async fn new_session(
+        &self,
+        owner: Owner,
+        mode: Mode,
+        ambiguous: Ambiguous,
+        priority: i32,
+        chain: &[FilterLink],
+        inspects: Option<(Wanted, Lines)>,
+    ) -> Result<(SessionId, mpsc::Receiver<Event>), Failure> {
         let (notices, lines) = mpsc::channel(EVENT_ROOM);
-        let filters = self.chain(&request, &notices).await?;
+        let filters = self.chain(chain, &notices).await?;
         let id =
             self.app.sessions.borrow_mut().new_id().map_err(|error| refused(StatusCode::TOO_MANY_REQUESTS, error, "end one of them"))?;
         let token = random_token().map_err(|error| refused(StatusCode::INTERNAL_SERVER_ERROR, error, ""))?;
-        let opened = Event::Opened { id, token: token_to_hex(&token), workers: self.app.worker_count(), passes_sockets: true };
-        let spec = SessionSpec { id, mode: request.mode, ambiguous: request.ambiguous, filters, notices };
-        let (owner, priority) = (request.owner, request.priority);
+        self.app.names.borrow_mut().remember(id, &owner, mode, &filters);
+        let spec = SessionSpec { id, mode, ambiguous, filters, notices, inspects };
         self.app.open_session(Session {
             spec,
             owner,
@@ -155,16 +188,16 @@ impl Connection {
             linked: watch::Sender::default(),
         });
         self.session.set(Some(id));
-        Ok(Reply::Events(Events { opened: Some(opened), lines, ends: EndSession { app: self.app.clone(), id } }))
+        Ok((id, lines))
     }
 
     /// Configures the chain's filters; each that refuses its configuration says so in its own words.
-    async fn chain(&self, request: &SessionRequest, notices: &mpsc::Sender<Event>) -> Result<Vec<Filter>, Failure> {
-        if request.chain.len() > MAX_CHAIN {
+    async fn chain(&self, chain: &[FilterLink], notices: &mpsc::Sender<Event>) -> Result<Vec<Filter>, Failure> {
+        if chain.len() > MAX_CHAIN {
             return Err(refused(StatusCode::BAD_REQUEST, format!("more than {MAX_CHAIN} filters"), "use fewer filters in one session"));
         }
         let mut filters = Vec::new();
-        for link in &request.chain {
+        for link in chain {
             if link.config.len() > MAX_FILTER_CONFIG {
                 let error = format!("a filter's configuration is longer than {MAX_FILTER_CONFIG} bytes");
                 return Err(refused(StatusCode::PAYLOAD_TOO_LARGE, error, "shorten it"));
@@ -212,7 +245,7 @@ impl Connection {
         Ok(Reply::Bytes(None))
     }
 
-    fn own_session(&self) -> Result<SessionId, Failure> {
+    pub(super) fn own_session(&self) -> Result<SessionId, Failure> {
         self.session.get().ok_or_else(|| refused(StatusCode::CONFLICT, "this connection has no session", "open one first"))
     }
 
@@ -228,6 +261,16 @@ impl Connection {
     }
 }
 
+fn respond(result: Result<Reply, Failure>) -> Response<Reply> {
+    let (status, reply) = match result {
+        Ok(reply) => (StatusCode::OK, reply),
+        Err(Failure(status, reply)) => (status, json(&reply)),
+    };
+    let mut response = Response::new(reply);
+    *response.status_mut() = status;
+    response
+}
+
 /// A filter's log lines go to the user whose filter it is, and to nobody else: they may hold what the filter has seen.
 fn to_session(notices: mpsc::Sender<Event>) -> LogSink {
     Arc::new(move |filter, level, line| {
@@ -240,7 +283,7 @@ fn to_session(notices: mpsc::Sender<Event>) -> LogSink {
     })
 }
 
-async fn body(request: Request<Incoming>, limit: usize) -> Result<Bytes, Failure> {
+pub(super) async fn body(request: Request<Incoming>, limit: usize) -> Result<Bytes, Failure> {
     let collected = Limited::new(request.into_body(), limit).collect().await;
     let error = |error| refused(StatusCode::PAYLOAD_TOO_LARGE, format!("cannot read the request: {error}"), "");
     Ok(collected.map_err(error)?.to_bytes())

@@ -6,6 +6,8 @@ use std::{io, net::SocketAddr, rc::Rc};
 use mirrord_filters::{Edit, LocalResponse, RequestParts, ResponseParts};
 use tokio::io::{AsyncRead, AsyncWrite};
 
+use crate::records::exchanges::Observer;
+
 /// A session, unique within the agent.
 pub type SessionId = u64;
 
@@ -55,6 +57,8 @@ pub struct Steering {
     pub response_edits: Vec<Edit>,
     /// Present if a filter wants to see the head of the response.
     pub watch: Option<Watch>,
+    /// Present if somebody inspects the port: is told what passes.
+    pub observer: Option<Observer>,
 }
 
 /// Who answers a request.

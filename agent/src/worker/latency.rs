@@ -14,7 +14,7 @@ use std::{
     rc::Rc,
     sync::Arc,
     task::{Context, Poll},
-    time::Instant,
+    time::{Duration, Instant},
 };
 
 use mirrord_filters::Version;
@@ -63,20 +63,22 @@ impl Stopwatch {
         }
     }
 
-    /// At the verdict about a request that is measured.
+    /// At the verdict about a request that is measured; how long that took.
     #[cold]
-    pub fn decided(&self, began: Instant, flow: &Flow, version: Version, target: &Target) {
+    pub fn decided(&self, began: Instant, flow: &Flow, version: Version, target: &Target) -> Duration {
         let at = Instant::now();
-        self.counters.decision.observe(at - began);
+        let took = at - began;
+        self.counters.decision.observe(took);
         let upstream = match target {
             Target::Pod => Upstream::Pod,
             Target::Session(id) => Upstream::Session(*id),
-            Target::Respond(_) => return,
+            Target::Respond(_) => return took,
         };
         // On an HTTP/2 connection the next byte may belong to any request.
         if matches!(version, Version::Http10 | Version::Http11) {
             self.decided.set(Some(Decided { client: flow.client, upstream, at }));
         }
+        took
     }
 
     /// Watches a client connection's stream to an upstream.

@@ -14,7 +14,7 @@ use http::{Request, StatusCode};
 use mirrord_filters::{Chain, Edit, Fault, Followers, Outcome, RequestParts, ResponseParts, Step, Verdict};
 use mirrord_protocol::{
     control::{Ambiguous, Event as Notice, Level, Mode},
-    deliver,
+    deliver, records,
 };
 use mirrord_tunnel::{Client, Refusal};
 
@@ -29,6 +29,11 @@ use crate::{
     gateway::{
         parting::Parting,
         steer::{Event, Flow, Plan, SessionId, Steering, Surroundings, Target, Upstream, Watch},
+    },
+    records::{
+        body::Room,
+        decisions::{Asked, Decisions, Trail},
+        exchanges::Inspector,
     },
     sessions::SessionSpec,
     socket::PodConnector,
@@ -47,9 +52,9 @@ pub enum Delivery {
 }
 
 /// A session as this worker sees it.
-struct Subscriber {
-    spec: SessionSpec,
-    chain: RefCell<Chain>,
+pub(super) struct Subscriber {
+    pub(super) spec: SessionSpec,
+    pub(super) chain: RefCell<Chain>,
     /// Exchanges that a filter follows, by the token of their [`Watch`].
     watched: RefCell<VecDeque<(u64, Box<Followers>)>>,
     next_watch: Cell<u64>,
@@ -60,6 +65,8 @@ struct Subscriber {
     /// Its machine stands still: nothing goes to it until it answers again.
     is_aside: Cell<bool>,
     last_fault_notice: Cell<Option<Instant>>,
+    /// It only looks.
+    pub(super) inspector: Option<Rc<Inspector>>,
 }
 
 /// A session's subscription of one port.
@@ -70,9 +77,11 @@ struct Subscription {
 }
 
 /// A subscribed port.
-struct Port {
+pub(super) struct Port {
     /// In the order in which they are asked.
     subscriptions: Vec<Subscription>,
+    /// Those that only look.
+    pub(super) inspectors: Vec<Rc<Subscriber>>,
     /// Requests that nobody picked.
     nobody: Arc<Tally>,
 }
@@ -89,18 +98,35 @@ enum Answer {
 
 /// State of one worker thread.
 pub struct Worker {
+    index: u16,
     pod: PodConnector,
     counters: Arc<Counters>,
     stopwatch: Rc<Stopwatch>,
     parting: Rc<Parting>,
-    sessions: RefCell<HashMap<SessionId, Rc<Subscriber>>>,
+    pub(super) sessions: RefCell<HashMap<SessionId, Rc<Subscriber>>>,
+    decisions: Decisions,
+    /// Of the bodies that inspecting sessions keep.
+    pub(super) room: Room,
     ports: RefCell<HashMap<u16, Rc<Port>>>,
 }
 
 impl Worker {
-    pub fn new(pod: PodConnector, counters: Arc<Counters>) -> Self {
-        let stopwatch = Rc::new(Stopwatch::new(counters.clone()));
-        Self { pod, counters, stopwatch, parting: Rc::default(), sessions: RefCell::default(), ports: RefCell::default() }
+    pub fn new(index: u16, pod: PodConnector, counters: Arc<Counters>) -> Self {
+        Self {
+            index,
+            pod,
+            stopwatch: Rc::new(Stopwatch::new(counters.clone())),
+            counters,
+            parting: Rc::default(),
+            sessions: RefCell::default(),
+            decisions: Decisions::new(index),
+            room: Room::default(),
+            ports: RefCell::default(),
+        }
+    }
+
+    pub fn decisions(&self) -> &Decisions {
+        &self.decisions
     }
 
     pub fn counters(&self) -> &Arc<Counters> {
@@ -123,6 +149,7 @@ impl Worker {
             ties: Rc::default(),
             is_aside: Cell::default(),
             last_fault_notice: Cell::default(),
+            inspector: spec.inspects.clone().map(|(wanted, lines)| Inspector::start(spec.id, self.index, wanted, lines)),
             spec,
         };
         self.sessions.borrow_mut().insert(subscriber.spec.id, Rc::new(subscriber));
@@ -130,10 +157,12 @@ impl Worker {
 
     /// Forgets a session. Its tunnel's streams are reset when the delivery connection ends, its sockets at once.
     pub fn remove_session(&self, id: SessionId) {
-        if let Some(subscriber) = self.sessions.borrow_mut().remove(&id)
-            && let Some(Delivery::Sockets(sockets)) = subscriber.link.borrow_mut().take()
-        {
+        let Some(subscriber) = self.sessions.borrow_mut().remove(&id) else { return };
+        if let Some(Delivery::Sockets(sockets)) = subscriber.link.borrow_mut().take() {
             sockets.end();
+        }
+        if let Some(inspector) = &subscriber.inspector {
+            inspector.end();
         }
     }
 
@@ -166,9 +195,14 @@ impl Worker {
 
     pub fn set_ports(&self, ports: &HashMap<u16, Vec<SessionId>>) {
         let sessions = self.sessions.borrow();
-        let entry = |port: u16, ids: &Vec<SessionId>| Port {
-            subscriptions: ids.iter().filter_map(|id| sessions.get(id)).map(|one| Subscription::new(one, port, &self.counters)).collect(),
-            nobody: self.counters.tally(port, ""),
+        let entry = |port: u16, ids: &Vec<SessionId>| {
+            let all = ids.iter().filter_map(|id| sessions.get(id));
+            let (inspectors, others): (Vec<_>, Vec<_>) = all.partition(|one| one.inspector.is_some());
+            Port {
+                subscriptions: others.into_iter().map(|one| Subscription::new(one, port, &self.counters)).collect(),
+                inspectors: inspectors.into_iter().cloned().collect(),
+                nobody: self.counters.tally(port, ""),
+            }
         };
         *self.ports.borrow_mut() = ports.iter().map(|(&port, ids)| (port, Rc::new(entry(port, ids)))).collect();
     }
@@ -178,7 +212,7 @@ impl Worker {
     }
 
     /// Tells the session's user about a filter's fault, at most once a second; the log has each.
-    fn report(&self, subscriber: &Subscriber, fault: &Fault) {
+    pub(super) fn report(&self, subscriber: &Subscriber, fault: &Fault) {
         self.counters.fault(fault.kind);
         tracing::warn!(filter = %fault.filter, session = subscriber.spec.id, "{fault}");
         let now = Instant::now();
@@ -190,14 +224,16 @@ impl Worker {
     }
 
     /// Asks one session's chain.
-    fn ask(&self, subscriber: &Subscriber, request: &RequestParts<'_>, steering: &mut Steering) -> Answer {
+    fn ask(&self, subscriber: &Subscriber, request: &RequestParts<'_>, steering: &mut Steering, trail: &mut Trail) -> Answer {
         let mut chain = subscriber.chain.borrow_mut();
         let outcome = match chain.on_request(request) {
             Step::Decided(outcome) => outcome,
             // Nothing is held here: a link that would wait has its failure policy.
             Step::NeedsBody(pending) | Step::Waits(pending) => chain.skip(pending, request),
         };
-        let Outcome { verdict, link, request_edits, response_edits, faults, followers, .. } = outcome;
+        trail.asked(subscriber.said(&outcome));
+        let Outcome { verdict, link, request_edits, response_edits, faults, followers, reason, .. } = outcome;
+        trail.because(reason);
         for fault in &faults {
             self.report(subscriber, fault);
         }
@@ -208,7 +244,7 @@ impl Worker {
         }
         let link = link.unwrap_or_default();
         match (verdict, subscriber.spec.mode) {
-            (Verdict::Pass | Verdict::Abort, _) | (Verdict::Respond(_), Mode::Mirror) => return Answer::Pass,
+            (Verdict::Pass | Verdict::Abort, _) | (_, Mode::Inspect) | (Verdict::Respond(_), Mode::Mirror) => return Answer::Pass,
             (Verdict::Mirror | Verdict::StealAndMirror, _) | (Verdict::Steal, Mode::Mirror) => {
                 steering.copies.push(subscriber.spec.id);
                 return Answer::Copy(link);
@@ -281,7 +317,8 @@ impl Surroundings for Worker {
         for (index, subscriber) in port.linked().map(|subscription| &subscription.subscriber).enumerate() {
             if subscriber.takes_everything() {
                 other = Upstream::Session(subscriber.spec.id);
-                if index == 0 {
+                // Whoever inspects the port wants to see requests.
+                if index == 0 && port.inspectors.is_empty() {
                     return Plan::Opaque(other);
                 }
                 break;
@@ -297,17 +334,21 @@ impl Surroundings for Worker {
         let mut steering = Steering::default();
         let Some(port) = self.port(flow) else { return steering };
         let began = self.stopwatch.begin();
+        let followed = if self.decisions.is_followed() { Some(Instant::now()) } else { None };
+        let mut trail = Trail::default();
         // Who picked it: the one who settled it, else the first who got a copy.
         let mut picked_by = &port.nobody;
         for Subscription { subscriber, tallies } in port.linked() {
             let answer = if subscriber.takes_everything() {
                 steering.target = Target::Session(subscriber.spec.id);
+                trail.asked(Asked { session: subscriber.spec.id, verdict: records::Verdict::Steal, ..Asked::default() });
                 Answer::Take(0)
             } else if subscriber.spec.filters.is_empty() {
                 steering.copies.push(subscriber.spec.id);
+                trail.asked(Asked { session: subscriber.spec.id, verdict: records::Verdict::Mirror, ..Asked::default() });
                 Answer::Copy(0)
             } else {
-                self.ask(subscriber, request, &mut steering)
+                self.ask(subscriber, request, &mut steering, &mut trail)
             };
             match answer {
                 Answer::Pass => {}
@@ -325,9 +366,15 @@ impl Surroundings for Worker {
             }
         }
         picked_by.count(&steering.target, !steering.copies.is_empty());
+        let mut took = None;
         if let Some(began) = began {
-            self.stopwatch.decided(began, flow, request.version, &steering.target);
+            took = Some(self.stopwatch.decided(began, flow, request.version, &steering.target));
         }
+        if !port.inspectors.is_empty() {
+            steering.observer = Some(self.observe(&port, request, &steering, &trail));
+        }
+        let took = followed.map(|followed| followed.elapsed()).or(took);
+        self.decisions.keep(request, &steering, trail, took.map(|took| took.as_nanos() as u64));
         steering
     }
 

@@ -31,6 +31,7 @@ use crate::{
         steer::{Flow, SessionId},
     },
     netns::{NetNs, NetNsError},
+    records::decisions::{Kept, News, Query},
     sessions::SessionSpec,
     socket::{self, Destination, Listeners, PodConnector},
 };
@@ -50,6 +51,10 @@ pub enum Order {
     Part,
     /// All connections end now, and the thread.
     Quit,
+    /// The last decisions are asked for.
+    Explain(Query, oneshot::Sender<Vec<Kept>>),
+    /// Decisions are to be told as they are made; `true`: only those about requests that somebody picked.
+    Follow(mpsc::Sender<News>, bool),
     /// A session has ended.
     RemoveSession(SessionId),
     /// Who subscribes which port, in order; answered once it holds for every request that comes after.
@@ -100,7 +105,7 @@ pub fn start(
                 Ok(listeners) => listeners,
                 Err(error) => return drop(started.send(Err(error))),
             };
-            let worker = Rc::new(Worker::new(pod, counters));
+            let worker = Rc::new(Worker::new(index, pod, counters));
             for listener in listeners {
                 tokio::task::spawn_local(accept(worker.clone(), listener, room.clone()));
             }
@@ -156,6 +161,10 @@ async fn obey(worker: Rc<Worker>, mut inbox: mpsc::UnboundedReceiver<Order>) {
             Order::SetAside(id, is_aside) => worker.set_aside(id, is_aside),
             Order::Part => worker.parting().begin(),
             Order::Quit => return,
+            Order::Explain(query, answer) => {
+                let _ = answer.send(worker.decisions().read(query));
+            }
+            Order::Follow(news, picked) => worker.decisions().follow(news, picked),
             Order::SetPorts(ports, done) => {
                 worker.set_ports(&ports);
                 let _ = done.send(());

@@ -3,6 +3,7 @@
 use std::task::{Context, Poll};
 
 use mirrord_filters::{Edit, Field, ResponseParts};
+use mirrord_protocol::records::End;
 
 use super::{
     edit,
@@ -138,9 +139,7 @@ impl<S: Surroundings> Relay<S> {
         self.answer_scanned = 0;
         let mut at = 0;
         let (response, edits) = loop {
-            let watch = self
-                .special
-                .is_some()
+            let watch = (self.special.is_some() || self.observer.is_some())
                 .then_some(|status, fields: &[Field<'_>]| self.response_edits(&ResponseParts { status, headers: fields }));
             match head::response(&data[at..], self.asks, watch) {
                 Read::Head((response, _)) if response.is_interim() => at += response.len,
@@ -164,6 +163,7 @@ impl<S: Surroundings> Relay<S> {
         }
         let head = if edits.is_empty() { &data[..end] } else { &edited };
         if response.opens_tunnel(self.asks) {
+            self.observed(End::Upgraded);
             self.to_client.extend_from_slice(head);
             self.to_client.extend_from_slice(&data[end..]);
             return Err(Exit::Tunnel);
@@ -188,7 +188,10 @@ impl<S: Surroundings> Relay<S> {
     ) -> Result<bool, Exit> {
         let mut body = response.body;
         match body.take(&bytes[from..]) {
-            Ok(taken) => self.follow(cx, client, body, response.close, bytes, from + taken),
+            Ok(taken) => {
+                self.observe(&bytes[from..from + taken]);
+                self.follow(cx, client, body, response.close, bytes, from + taken)
+            }
             Err(_) => self.unreadable(bytes),
         }
     }
@@ -196,7 +199,10 @@ impl<S: Surroundings> Relay<S> {
     fn response_body(&mut self, cx: &mut Context<'_>, client: &mut impl Sock, mut body: Body, bytes: &[u8]) -> Result<bool, Exit> {
         let close = self.closes_after;
         match body.take(bytes) {
-            Ok(taken) => self.follow(cx, client, body, close, bytes, taken),
+            Ok(taken) => {
+                self.observe(&bytes[..taken]);
+                self.follow(cx, client, body, close, bytes, taken)
+            }
             Err(_) => self.unreadable(bytes),
         }
     }
@@ -242,10 +248,13 @@ impl<S: Surroundings> Relay<S> {
     }
 
     fn response_edits(&self, response: &ResponseParts<'_>) -> Vec<Edit> {
-        let Some(special) = self.special.as_deref() else { return Vec::new() };
         if response.status < 200 && response.status != 101 {
             return Vec::new();
         }
+        if let Some(observer) = &self.observer {
+            observer.response_head(response);
+        }
+        let Some(special) = self.special.as_deref() else { return Vec::new() };
         let mut edits = special.response_edits.clone();
         if let Some(watch) = special.watch {
             edits.append(&mut self.surroundings.response_edits(watch, response));
@@ -253,9 +262,24 @@ impl<S: Surroundings> Relay<S> {
         edits
     }
 
+    /// A piece of the response's body, for whoever looks at it.
+    fn observe(&self, bytes: &[u8]) {
+        if let Some(observer) = &self.observer {
+            observer.response_body(bytes);
+        }
+    }
+
+    /// Whoever looks at this exchange has seen all of it.
+    fn observed(&mut self, end: End) {
+        if let Some(observer) = self.observer.take() {
+            observer.end(end);
+        }
+    }
+
     /// The response is complete.
     fn finish(&mut self, close: bool) -> Result<(), Exit> {
         self.special = None;
+        self.observed(End::Complete);
         let up_is_over = matches!(self.up, Up::Dead | Up::Finish | Up::Over);
         match self.to {
             // The pod is about to close, or cannot go on: it decides when.
@@ -286,7 +310,10 @@ impl<S: Surroundings> Relay<S> {
     fn upstream_ended(&mut self, broken: bool) -> Result<(), Exit> {
         match (self.to, self.down) {
             (To::Pod, _) if broken => Err(Exit::Reset),
-            (To::Pod, _) => {
+            (To::Pod, down) => {
+                if matches!(down, Down::Body(Body::UntilClose)) {
+                    self.observed(End::Complete);
+                }
                 self.pod_ended = true;
                 Err(Exit::Closing)
             }

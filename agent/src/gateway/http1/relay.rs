@@ -19,11 +19,14 @@ use super::{
     framing::Body,
     head::{Asks, Request},
 };
-use crate::gateway::{
-    link::Link,
-    mirror::Tap,
-    sock::Sock,
-    steer::{Ambiguity, Event, Flow, SessionId, Surroundings, Upstream, Watch},
+use crate::{
+    gateway::{
+        link::Link,
+        mirror::Tap,
+        sock::Sock,
+        steer::{Ambiguity, Event, Flow, SessionId, Surroundings, Upstream, Watch},
+    },
+    records::exchanges::Observer,
 };
 
 /// A head that takes longer is passed on unread.
@@ -176,6 +179,8 @@ pub struct Relay<S: Surroundings> {
     pub(super) answer: Vec<u8>,
     pub(super) answer_scanned: usize,
     pub(super) special: Option<Box<Special>>,
+    /// Looks at the exchange under way, if somebody inspects.
+    pub(super) observer: Option<Observer>,
     pub(super) client_ended: bool,
     pub(super) pod_ended: bool,
     pub(super) doubtful: bool,
@@ -212,6 +217,7 @@ impl<S: Surroundings> Relay<S> {
             answer: Vec::new(),
             answer_scanned: 0,
             special: None,
+            observer: None,
             client_ended: false,
             pod_ended: false,
             doubtful: false,
@@ -327,6 +333,9 @@ impl<S: Surroundings> Relay<S> {
     /// An answer of ours, after which the connection ends.
     pub(super) fn refuse(&mut self, status: u16, why: &str) {
         self.to_client.extend_from_slice(&edit::error_response(status, why, self.asks));
+        if let Some(observer) = self.observer.take() {
+            observer.own(status);
+        }
         self.input = Vec::new();
         self.to_up = Vec::new();
         (self.up, self.down, self.to) = (if self.client_ended { Up::Over } else { Up::Drain }, Down::Closing, To::Nobody);

@@ -23,7 +23,8 @@ impl<S: Surroundings> Relay<S> {
     pub(super) fn route(&mut self, cx: &mut Context<'_>, request: Request, steering: Steering, data: Cow<'_, [u8]>) -> Result<(), Exit> {
         self.requests = self.requests.wrapping_add(1);
         (self.asks, self.answered, self.special) = (request.asks, false, None);
-        let Steering { target, copies, request_edits, response_edits, watch } = steering;
+        let Steering { target, copies, request_edits, response_edits, watch, observer } = steering;
+        self.observer = observer;
         for id in copies {
             self.begin_copy(id, &data[..request.len], request);
         }
@@ -48,6 +49,9 @@ impl<S: Surroundings> Relay<S> {
                 // A client that was not told to continue may never send the body: what follows could be either.
                 let close = request.asks.close || request.asks.http10 || (request.asks.expects && !request.body.is_done());
                 self.asks.close = close;
+                if let Some(observer) = &self.observer {
+                    observer.local(&response);
+                }
                 self.to_client.extend_from_slice(&edit::local_response(&response, request.asks, close));
                 self.start(cx, request, data)?;
                 self.down = Down::Own;
@@ -131,6 +135,9 @@ impl<S: Surroundings> Relay<S> {
     /// The session cannot take the request that `input` begins with: the pod gets it as it came.
     pub(super) fn fall_back(&mut self, cx: &mut Context<'_>, request: Request, scratch: &mut [u8]) -> Result<(), Exit> {
         self.count(Event::FellBack);
+        if let Some(observer) = &self.observer {
+            observer.fell_back();
+        }
         if let To::Session(id) = self.to {
             self.drop_session(id);
         }
@@ -152,8 +159,11 @@ impl<S: Surroundings> Relay<S> {
         }
     }
 
-    /// A piece of the body, for all who have a copy of this request.
+    /// A piece of the body, for all who have a copy of this request, or look at it.
     pub(super) fn copy(&mut self, bytes: &[u8]) {
+        if let Some(observer) = &self.observer {
+            observer.request_body(bytes);
+        }
         for tap in &mut self.taps {
             if !tap.more(bytes) {
                 self.surroundings.count(Event::CopyDropped);

@@ -11,18 +11,23 @@ use std::{
 use bytes::Bytes;
 use h2::{Reason, RecvStream, SendStream, client::ResponseFuture, server::SendResponse};
 use http::{Request, Response};
+use mirrord_protocol::records::End;
 
 use super::{
+    head,
     link::{Link, let_flush},
-    pump::{Body, Stop},
+    pump::{Body, Side, Stop},
     queue::Taps,
     windows::Windows,
 };
+use crate::records::exchanges::Observer;
 
 /// The client's side of a request, without its head.
 pub(super) struct Incoming {
     pub(super) body: Body,
     pub(super) respond: SendResponse<Bytes>,
+    /// Looks at the exchange, if somebody inspects.
+    pub(super) observer: Option<Observer>,
 }
 
 /// Why an exchange did not come to its end.
@@ -63,13 +68,13 @@ pub(super) async fn exchange(
     incoming: &mut Incoming,
     edit: impl FnOnce(&mut Response<()>),
 ) -> Result<(), Failed> {
-    let Incoming { body, respond } = incoming;
+    let Incoming { body, respond, observer } = incoming;
     let mut uploading = !body.is_end_stream();
     let (response, mut to_upstream) = link.send(head, !uploading).map_err(Failed::Unanswered)?;
     let mut downloading = true;
     let ended = {
         let mut upload = pin!(body.pump(&mut to_upstream));
-        let mut download = pin!(download(response, respond, link.windows(), edit));
+        let mut download = pin!(download(response, respond, link.windows(), observer.as_ref(), edit));
         loop {
             tokio::select! {
                 biased;
@@ -107,19 +112,28 @@ async fn download(
     mut response: ResponseFuture,
     respond: &mut SendResponse<Bytes>,
     windows: Rc<Windows>,
+    observer: Option<&Observer>,
     edit: impl FnOnce(&mut Response<()>),
 ) -> Result<(), Down> {
     let (parts, stream) = poll_fn(|cx| poll_head(cx, &mut response, respond)).await?.into_parts();
     let mut head = Response::from_parts(parts, ());
+    if let Some(observer) = observer {
+        head::with_response(&head, |parts| observer.response_head(parts));
+    }
     edit(&mut head);
-    let mut body = Body::new(stream, Taps::default(), windows);
+    let mut body = Body::new(stream, Taps::default(), windows).observed(observer, Side::Response);
     let ends = body.is_end_stream();
     let mut to_client = respond.send_response(head, ends).map_err(|error| Down::Client(error.reason()))?;
+    let end = || observer.inspect(|observer| observer.end(End::Complete));
     if ends {
+        end();
         return Ok(());
     }
     match body.pump(&mut to_client).await {
-        Ok(()) => Ok(()),
+        Ok(()) => {
+            end();
+            Ok(())
+        }
         Err(Stop::Source(error)) => {
             // A reset would overtake what is still queued.
             let_flush().await;

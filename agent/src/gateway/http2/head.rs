@@ -32,6 +32,11 @@ pub(super) fn with_response<B, R>(response: &Response<B>, look: impl FnOnce(&Res
     look(&ResponseParts { status: response.status().as_u16(), headers: &headers })
 }
 
+/// Shows trailers.
+pub(super) fn with_fields(fields: &HeaderMap, look: impl FnOnce(&[Field<'_>])) {
+    look(&fields.iter().map(field).collect::<Vec<_>>());
+}
+
 fn field<'a>((name, value): (&'a HeaderName, &'a HeaderValue)) -> Field<'a> {
     Field { name: name.as_str().as_bytes(), value: value.as_bytes() }
 }

@@ -11,9 +11,11 @@ use bytes::Bytes;
 use h2::{RecvStream, SendStream};
 
 use super::{
+    head,
     queue::Taps,
     windows::{Share, Windows},
 };
+use crate::records::exchanges::Observer;
 
 /// Why a body did not come to its end.
 #[derive(Debug)]
@@ -29,15 +31,38 @@ pub(super) struct Body {
     stream: RecvStream,
     /// Who gets a copy of what passes.
     taps: Taps,
+    /// Who looks at what passes, and on which side of the exchange that is.
+    observer: Option<(Observer, Side)>,
     /// Something of it has been read: it cannot be sent a second time.
     touched: bool,
     share: Share,
 }
 
+/// Whose body.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Side {
+    Request,
+    Response,
+}
+
 impl Body {
     /// `windows`: of the connection that it comes on.
     pub(super) fn new(stream: RecvStream, taps: Taps, windows: Rc<Windows>) -> Self {
-        Body { stream, taps, touched: false, share: Share::new(windows) }
+        Body { stream, taps, observer: None, touched: false, share: Share::new(windows) }
+    }
+
+    /// Shows what passes.
+    pub(super) fn observed(mut self, observer: Option<&Observer>, side: Side) -> Self {
+        self.observer = observer.map(|observer| (observer.clone(), side));
+        self
+    }
+
+    fn observe(&self, data: &[u8]) {
+        match &self.observer {
+            None => {}
+            Some((observer, Side::Request)) => observer.request_body(data),
+            Some((observer, Side::Response)) => observer.response_body(data),
+        }
     }
 
     /// Says that nobody reads it for now, or that somebody does.
@@ -73,6 +98,7 @@ impl Body {
         while let Some(data) = self.stream.data().await {
             let Ok(data) = data else { return self.taps.reset(None) };
             self.taps.data(&data);
+            self.observe(&data);
             self.release(data.len());
         }
         match self.stream.trailers().await {
@@ -107,6 +133,7 @@ impl Pump {
                 Poll::Ready(Some(Ok(data))) => {
                     from.touched = true;
                     from.taps.data(&data);
+                    from.observe(&data);
                     self.last = from.stream.is_end_stream();
                     if self.last && data.is_empty() {
                         return Poll::Ready(to.send_data(data, true).map_err(|_| Stop::Sink));
@@ -155,6 +182,9 @@ impl Pump {
         let sent = match from.stream.poll_trailers(cx) {
             Poll::Ready(Ok(Some(trailers))) => {
                 from.taps.trailers(&trailers);
+                if let Some((observer, Side::Response)) = &from.observer {
+                    head::with_fields(&trailers, |fields| observer.trailers(fields));
+                }
                 to.send_trailers(trailers)
             }
             Poll::Ready(Ok(None)) => to.send_data(Bytes::new(), true),

@@ -12,13 +12,14 @@ use bytes::Bytes;
 use h2::{Reason, RecvStream, server::SendResponse};
 use http::{Method, Request, Response};
 use mirrord_filters::{Edit, LocalResponse};
+use mirrord_protocol::records::End;
 
 use super::{
     copies::{Copies, head_of},
     exchange::{Failed, Fault, Incoming, exchange, fault},
     head,
     link::{Link, Signal},
-    pump::Body,
+    pump::{Body, Side},
     upstreams::{Key, Upstreams},
     windows::Windows,
 };
@@ -50,13 +51,14 @@ struct Edits {
 impl<S: Surroundings> Shared<S> {
     /// Asks the filters and starts the copies. Done as requests come in, so that filters see them in their order.
     pub(super) fn steer(self: Rc<Self>, request: Request<RecvStream>, respond: SendResponse<Bytes>) -> impl Future<Output = ()> {
-        let steering =
+        let mut steering =
             head::with_request(&self.flow, &request, request.body().is_end_stream(), |parts| self.surroundings.steer(&self.flow, parts));
         let taps = self.copies.start(&steering.copies, &request);
         let (parts, body) = request.into_parts();
         let head = Request::from_parts(parts, ());
-        let body = Body::new(body, taps, self.windows.clone());
-        self.route(steering, head, Incoming { body, respond })
+        let observer = steering.observer.take();
+        let body = Body::new(body, taps, self.windows.clone()).observed(observer.as_ref(), Side::Request);
+        self.route(steering, head, Incoming { body, respond, observer })
     }
 
     async fn route(self: Rc<Self>, steering: Steering, mut head: Request<()>, mut incoming: Incoming) {
@@ -151,6 +153,9 @@ impl<S: Surroundings> Shared<S> {
     async fn fall_back(&self, session: SessionId, why: &str, head: Request<()>, incoming: &mut Incoming) {
         tracing::warn!(session, why, "a stolen request goes to the pod");
         self.surroundings.count(Event::FellBack);
+        if let Some(observer) = &incoming.observer {
+            observer.fell_back();
+        }
         Box::pin(self.to_pod(head, incoming, Edits::default())).await;
     }
 
@@ -176,6 +181,10 @@ impl<S: Surroundings> Shared<S> {
 
 /// Answers in a filter's name, or our own; the request's body is read and thrown away.
 async fn answer(local: LocalResponse, method: &Method, incoming: &mut Incoming) {
+    if let Some(observer) = &incoming.observer {
+        observer.local(&local);
+        observer.end(End::Complete);
+    }
     let (response, mut body) = head::local_response(local, method);
     let Ok(mut to_client) = incoming.respond.send_response(response, body.is_empty()) else { return };
     let send = async {

@@ -1,0 +1,90 @@
+//! The worker's side of `explain` and `inspect`: what a decision leaves behind, and who looks at the exchange.
+
+use std::rc::Rc;
+
+use mirrord_filters::{Fault, Outcome, RequestParts, Step, Verdict};
+use mirrord_protocol::records::{self, Would};
+
+use super::table::{Port, Subscriber, Worker};
+use crate::{
+    gateway::steer::Steering,
+    records::{
+        decisions::{Asked, Trail, outcome},
+        exchanges::{Decided, Inspector, Observer},
+    },
+};
+
+impl Worker {
+    /// Shows a request to those who inspect its port. By itself: almost nobody is inspected.
+    #[cold]
+    #[inline(never)]
+    pub(super) fn observe(&self, port: &Port, request: &RequestParts<'_>, steering: &Steering, trail: &Trail) -> Observer {
+        let (verdict, session) = outcome(steering);
+        let decider = trail.sessions().iter().rev().find(|asked| asked.verdict != records::Verdict::Pass);
+        let filter = decider.and_then(|asked| self.filter_name(asked));
+        let session = session.or_else(|| decider.filter(|_| verdict != records::Verdict::Pass).map(|asked| asked.session));
+        let decided = Decided { verdict, session, filter, reason: trail.reason().map(str::to_owned) };
+        let ask = |subscriber: &Rc<Subscriber>| {
+            let inspector: Rc<Inspector> = subscriber.inspector.clone()?;
+            let would = (!subscriber.spec.filters.is_empty()).then(|| self.would(subscriber, request));
+            Some((inspector, would))
+        };
+        let inspectors = port.inspectors.iter().filter_map(ask).collect();
+        Observer::new(inspectors, request, decided, &self.room)
+    }
+
+    fn filter_name(&self, asked: &Asked) -> Option<String> {
+        let sessions = self.sessions.borrow();
+        let filters = &sessions.get(&asked.session)?.spec.filters;
+        filters.get(usize::from(asked.decider?)).map(|filter| filter.name().to_owned())
+    }
+
+    /// What a chain says about a request, without any effect.
+    fn would(&self, subscriber: &Subscriber, request: &RequestParts<'_>) -> Would {
+        let mut chain = subscriber.chain.borrow_mut();
+        let (outcome, undecided) = match chain.on_request(request) {
+            Step::Decided(outcome) => (outcome, false),
+            // Nobody's request is held for somebody who only looks.
+            Step::NeedsBody(_) | Step::Waits(_) => (Outcome::default(), true),
+        };
+        drop(chain);
+        for fault in &outcome.faults {
+            self.report(subscriber, fault);
+        }
+        Would {
+            verdict: told(&outcome.verdict),
+            filter: outcome.link.and_then(|link| subscriber.spec.filters.get(link)).map(|filter| filter.name().to_owned()),
+            reason: outcome.reason.as_deref().map(str::to_owned),
+            fault: outcome.faults.first().map(|fault| fault.kind.as_str().to_owned()),
+            undecided,
+        }
+    }
+}
+
+impl Subscriber {
+    /// What its chain said, to be noted.
+    pub(super) fn said(&self, outcome: &Outcome) -> Asked {
+        let place = |fault: &Fault| {
+            let link = self.spec.filters.iter().position(|filter| filter.name() == fault.filter).unwrap_or_default();
+            (link as u8, fault.kind)
+        };
+        Asked {
+            session: self.spec.id,
+            decider: outcome.link.map(|link| link as u8),
+            verdict: told(&outcome.verdict),
+            fault: outcome.faults.first().map(place),
+        }
+    }
+}
+
+/// A verdict without what goes with it.
+pub(super) fn told(verdict: &Verdict) -> records::Verdict {
+    match verdict {
+        Verdict::Pass => records::Verdict::Pass,
+        Verdict::Steal => records::Verdict::Steal,
+        Verdict::Mirror => records::Verdict::Mirror,
+        Verdict::StealAndMirror => records::Verdict::StealAndMirror,
+        Verdict::Respond(_) => records::Verdict::Respond,
+        Verdict::Abort => records::Verdict::Abort,
+    }
+}
