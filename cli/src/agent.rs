@@ -71,9 +71,14 @@ impl AgentError {
     }
 }
 
+/// Where the namespace's agent has its socket, if there is an agent.
+pub fn socket(namespace: &Namespace) -> PathBuf {
+    Path::new(FOLDER).join(format!("agent-{}.sock", namespace.inode))
+}
+
 /// The socket of the namespace's agent, which accepts connections. `keep`: rights that the agent must have although it is not root.
 pub fn find_or_start(namespace: &Namespace, keep: Capabilities) -> Result<PathBuf, AgentError> {
-    let socket = Path::new(FOLDER).join(format!("agent-{}.sock", namespace.inode));
+    let socket = socket(namespace);
     let deadline = Instant::now() + TURN;
     loop {
         if accepts(&socket)? {

@@ -6,6 +6,8 @@ use std::{ffi::OsString, path::PathBuf};
 use clap::{ArgAction, ArgMatches, Args, CommandFactory, FromArgMatches, Parser, Subcommand, ValueEnum};
 use mirrord_config::{Ambiguous, FilterFlag, Flags, Mode};
 
+use crate::{explain, inspect};
+
 const EXAMPLES: &str = "\
 Examples:
   Get a copy of what the pod on this machine gets; the pod answers:
@@ -30,6 +32,12 @@ enum Subcommands {
     /// Run a program with the pod's incoming traffic
     #[command(after_help = EXAMPLES, override_usage = "mirrord exec -t TARGET [OPTIONS] -- CMD [ARGUMENTS]")]
     Exec(Box<Exec>),
+    /// Show why the last requests went where they went
+    #[command(override_usage = "mirrord explain -t TARGET [OPTIONS]")]
+    Explain(explain::Line),
+    /// Show each request and response of the target as it passes; nothing runs here and nothing changes there
+    #[command(override_usage = "mirrord inspect -t TARGET [OPTIONS]")]
+    Inspect(Box<inspect::Line>),
     /// The local proxy of one session; `exec` starts it
     #[command(hide = true)]
     Intproxy,
@@ -85,6 +93,8 @@ enum AmbiguousFlag {
 #[derive(Debug)]
 pub enum Task {
     Exec(Flags),
+    Explain(explain::Line),
+    Inspect(Box<inspect::Line>, Vec<FilterFlag>),
     Intproxy,
 }
 
@@ -96,6 +106,11 @@ pub fn read(line: impl IntoIterator<Item = OsString>) -> Result<Task, clap::Erro
         Subcommands::Exec(exec) => {
             let filters = matches.subcommand_matches("exec").map(filters).unwrap_or_default();
             Ok(Task::Exec(flags(*exec, filters)))
+        }
+        Subcommands::Explain(line) => Ok(Task::Explain(line)),
+        Subcommands::Inspect(line) => {
+            let filters = matches.subcommand_matches("inspect").map(filters).unwrap_or_default();
+            Ok(Task::Inspect(line, filters))
         }
     }
 }
@@ -117,10 +132,10 @@ fn flags(exec: Exec, filters: Vec<FilterFlag>) -> Flags {
 }
 
 /// `--filter` and `--filter-config` in the order of the command line, which says what belongs together.
-fn filters(exec: &ArgMatches) -> Vec<FilterFlag> {
-    let places = |name| exec.indices_of(name).into_iter().flatten();
-    let files = places("filter").zip(exec.get_many("filter").into_iter().flatten().cloned().map(FilterFlag::Filter));
-    let configs = places("filter_config").zip(exec.get_many("filter_config").into_iter().flatten().cloned().map(FilterFlag::Config));
+fn filters(given: &ArgMatches) -> Vec<FilterFlag> {
+    let places = |name| given.indices_of(name).into_iter().flatten();
+    let files = places("filter").zip(given.get_many("filter").into_iter().flatten().cloned().map(FilterFlag::Filter));
+    let configs = places("filter_config").zip(given.get_many("filter_config").into_iter().flatten().cloned().map(FilterFlag::Config));
     let mut all: Vec<_> = files.chain(configs).collect();
     all.sort_by_key(|(place, _)| *place);
     all.into_iter().map(|(_, flag)| flag).collect()
@@ -133,7 +148,7 @@ mod tests {
     fn exec(line: &str) -> Flags {
         match read(format!("mirrord exec {line}").split(' ').map(OsString::from)).unwrap() {
             Task::Exec(flags) => flags,
-            Task::Intproxy => panic!("not exec"),
+            other => panic!("not exec: {other:?}"),
         }
     }
 

@@ -2,7 +2,8 @@
 
 use std::{ffi::OsString, io, path::PathBuf};
 
-use mirrord_config::{ConfigError, Fault};
+use mirrord_config::{ConfigError, Fault, Target};
+use mirrord_protocol::control::ErrorReply;
 use thiserror::Error;
 
 use crate::{
@@ -33,6 +34,19 @@ pub enum Error {
     Run { program: OsString, error: io::Error },
     #[error("{0}")]
     Lost(#[from] Lost),
+    /// What the agent has to say to a question.
+    #[error("{}", .0.error)]
+    Asked(ErrorReply),
+    #[error("--port: nothing runs here that could listen on a port of its own")]
+    NoLocalPort(u16),
+    #[error("nobody has a session on {0}")]
+    NoSession(Target),
+    #[error("request {0} is not among those that are kept")]
+    NoDecision(u64),
+    #[error("{} cannot be written: {error}", path.display())]
+    Har { path: PathBuf, error: io::Error },
+    #[error("what was seen cannot be written: {0}")]
+    Write(io::Error),
 }
 
 impl Error {
@@ -54,6 +68,13 @@ impl Error {
             Self::Intproxy(error) => error.help().into(),
             Self::Run { .. } => "check that the program runs without mirrord".into(),
             Self::Lost(lost) => lost.help(),
+            Self::Asked(reply) if !reply.help.is_empty() => reply.help.clone(),
+            Self::Asked(_) => "run it again; MIRRORD_AGENT_LOG=FILE keeps the agent's log".into(),
+            Self::NoSession(_) => "decisions are made for sessions: start one (mirrord exec, mirrord inspect), then ask again".into(),
+            Self::NoLocalPort(port) => format!("write -p {port}"),
+            Self::NoDecision(_) => "each worker of the agent keeps the last 512 that a session picked, and of all others as many".into(),
+            Self::Har { .. } => "name a file in a folder that can be written".into(),
+            Self::Write(_) => "make room on that disk, then run it again".into(),
         }
     }
 
@@ -61,6 +82,7 @@ impl Error {
     pub fn status(&self) -> i32 {
         match self {
             Self::Config(error) if error.fault() == Fault::Usage => 2,
+            Self::NoLocalPort(_) => 2,
             _ => 1,
         }
     }

@@ -3,12 +3,13 @@
 
 use std::{
     env,
+    ffi::OsStr,
     os::unix::process::CommandExt,
     path::{Path, PathBuf},
     process::Command,
 };
 
-use mirrord_config::{Ambiguous, Config, Mode, PortMap};
+use mirrord_config::{Ambiguous, Config, Mode, PortMap, Target};
 use mirrord_intproxy::settings::{self, Settings};
 use mirrord_protocol::{control, layer::ADDRESS_VARIABLE};
 
@@ -38,12 +39,12 @@ pub fn exec(config: Config) -> Result<Outcome, Error> {
     let path = program::check(&config.program, env::var_os("PATH").as_deref())?;
     let filters = files::filters(config.filters.clone())?;
     let layer = files::layer()?;
-    let keep = privileges(&config)?;
+    let keep = privileges(&config.target)?;
     let namespace = namespace::find(&config.target)?;
 
     let settings = Settings {
         agent: PathBuf::new(),
-        owner: owner(&config),
+        owner: owner(&config.program),
         mode: match config.mode {
             Mode::Mirror => control::Mode::Mirror,
             Mode::Steal => control::Mode::Steal,
@@ -65,9 +66,9 @@ pub fn exec(config: Config) -> Result<Outcome, Error> {
 }
 
 /// The rights that the agent must inherit: none if we are root, as it then has them anyway.
-fn privileges(config: &Config) -> Result<Capabilities, Error> {
+pub fn privileges(target: &Target) -> Result<Capabilities, Error> {
     let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
-    let needed = Capabilities::needed_for(&config.target);
+    let needed = Capabilities::needed_for(target);
     let missing = needed.without(Capabilities::effective(&status));
     if !missing.is_empty() {
         let program = env::current_exe().unwrap_or_else(|_| "mirrord".into());
@@ -120,7 +121,8 @@ fn mode_name(config: &Config) -> &'static str {
     }
 }
 
-fn owner(config: &Config) -> control::Owner {
+/// Who we are. Of the program only its name is told: its arguments may hold secrets.
+pub fn owner(program: &OsStr) -> control::Owner {
     let identity = sys::identity();
     // sudo says who called it.
     let names: &[&str] = if identity.user == 0 { &["SUDO_USER", "USER", "LOGNAME"] } else { &["USER", "LOGNAME"] };
@@ -130,6 +132,6 @@ fn owner(config: &Config) -> control::Owner {
         user: user.unwrap_or_else(|| format!("uid {}", identity.user)),
         host: host.trim().to_owned(),
         pid: std::process::id(),
-        command: Path::new(&config.program).file_name().unwrap_or(&config.program).to_string_lossy().into_owned(),
+        command: Path::new(program).file_name().unwrap_or(program).to_string_lossy().into_owned(),
     }
 }

@@ -7,15 +7,19 @@ mod container;
 mod elf;
 mod error;
 mod exec;
+mod explain;
 mod files;
+mod inspect;
 mod intproxy;
 mod lines;
 mod namespace;
+mod paint;
 mod privileges;
 mod process;
 mod program;
 mod session;
 mod sys;
+mod when;
 
 use std::{env, process::ExitCode};
 
@@ -30,17 +34,24 @@ fn main() -> ExitCode {
             let _ = std::fs::write("/proc/self/comm", "mirrord");
             mirrord_intproxy::run()
         }
-        Ok(Task::Exec(flags)) => {
-            // A value that is no text is none that any of our variables may have; it is quoted back as far as it can be.
-            let variable = |name: &str| env::var_os(name).map(|value| value.to_string_lossy().into_owned());
-            end(Config::resolve(flags, variable).map_err(error::Error::from).and_then(exec::exec))
-        }
+        Ok(Task::Exec(flags)) => end(Config::resolve(flags, variable).map_err(error::Error::from).and_then(exec::exec)),
+        Ok(Task::Explain(line)) => done(line.resolve(variable).and_then(|explain| explain::explain(&explain))),
+        Ok(Task::Inspect(line, filters)) => done(line.resolve(filters, variable).and_then(inspect::inspect)),
         Err(error) if !error.use_stderr() => {
             let _ = error.print();
             ExitCode::SUCCESS
         }
         Err(error) => usage(&error),
     }
+}
+
+/// A value that is no text is none that any of our variables may have; it is quoted back as far as it can be.
+fn variable(name: &str) -> Option<String> {
+    env::var_os(name).map(|value| value.to_string_lossy().into_owned())
+}
+
+fn done(result: Result<(), error::Error>) -> ExitCode {
+    end(result.map(|()| Outcome::Exited(0)))
 }
 
 fn end(result: Result<Outcome, error::Error>) -> ExitCode {

@@ -84,3 +84,43 @@ fn c_path(path: &Path) -> io::Result<CString> {
     let bytes: &OsStr = path.as_os_str();
     CString::new(bytes.as_bytes()).map_err(|_| io::ErrorKind::InvalidInput.into())
 }
+
+/// A moment by the clock on the wall.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct LocalTime {
+    pub year: i32,
+    pub month: i32,
+    pub day: i32,
+    pub hour: i32,
+    pub minute: i32,
+    pub second: i32,
+}
+
+/// The local time of seconds since 1970.
+pub fn local_time(seconds: i64) -> LocalTime {
+    // SAFETY: `tm` is plain data (its zone's name may be null) that localtime_r fills in, or leaves as it is.
+    let time = unsafe {
+        let mut time: libc::tm = std::mem::zeroed();
+        libc::localtime_r(&(seconds as libc::time_t), &mut time);
+        time
+    };
+    LocalTime {
+        year: time.tm_year + 1900,
+        month: time.tm_mon + 1,
+        day: time.tm_mday,
+        hour: time.tm_hour,
+        minute: time.tm_min,
+        second: time.tm_sec,
+    }
+}
+
+/// The columns of the terminal that standard output is, if it is one and says so.
+pub fn columns() -> Option<usize> {
+    // SAFETY: `size` is a valid winsize, which the request fills in.
+    let size = unsafe {
+        let mut size: libc::winsize = std::mem::zeroed();
+        check(libc::ioctl(libc::STDOUT_FILENO, libc::TIOCGWINSZ, &mut size)).ok()?;
+        size
+    };
+    Some(usize::from(size.ws_col)).filter(|columns| *columns > 0)
+}

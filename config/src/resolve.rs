@@ -165,7 +165,7 @@ impl Config {
         let ports = if flags.ports.is_empty() { None } else { Some(ports::parse_all(&flags.ports)?) };
         let mut command = flags.command.into_iter();
         let program = command.next().filter(|program| !program.is_empty()).ok_or(ConfigError::NoCommand)?;
-        let target: Target = flags.target.or_else(|| variable(TARGET_VARIABLE)).ok_or(ConfigError::NoTarget)?.parse()?;
+        let target = target(flags.target, &variable)?;
         Ok(Self {
             target,
             mode,
@@ -194,8 +194,13 @@ fn mode(flags: &[Mode], variable: impl Fn(&str) -> Option<String>) -> Result<Mod
     }
 }
 
+/// The target: the flag counts before the variable.
+pub fn target(flag: Option<String>, variable: impl Fn(&str) -> Option<String>) -> Result<Target, ConfigError> {
+    Ok(flag.or_else(|| variable(TARGET_VARIABLE)).ok_or(ConfigError::NoTarget)?.parse()?)
+}
+
 /// Gives each filter the configuration behind it.
-fn pair(flags: Vec<FilterFlag>) -> Result<Vec<Filter>, ConfigError> {
+pub fn pair(flags: Vec<FilterFlag>) -> Result<Vec<Filter>, ConfigError> {
     let mut filters: Vec<Filter> = Vec::new();
     let mut configured = false;
     for flag in flags {

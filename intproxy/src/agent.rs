@@ -32,11 +32,11 @@ pub struct Events {
     partial: Vec<u8>,
 }
 
-fn failure(error: impl ToString, help: &str) -> ErrorReply {
+pub(crate) fn failure(error: impl ToString, help: &str) -> ErrorReply {
     ErrorReply { error: error.to_string(), help: help.to_owned() }
 }
 
-fn gone(error: impl std::fmt::Display) -> ErrorReply {
+pub(crate) fn gone(error: impl std::fmt::Display) -> ErrorReply {
     failure(format!("the agent does not answer: {error}"), "run the command again; MIRRORD_AGENT_LOG=FILE keeps the agent's log")
 }
 
@@ -71,9 +71,19 @@ impl Agent {
 
     /// `PUT` begins, `DELETE` ends a subscription of a port; returns once it has taken effect.
     pub async fn subscription(&self, method: Method, port: u16) -> Result<(), ErrorReply> {
-        let path = format!("{}{port}", control::SUBSCRIPTIONS);
-        let request = Request::builder().method(method).uri(uri(&path)).body(Full::default()).map_err(gone)?;
+        self.simple(method, &format!("{}{port}", control::SUBSCRIPTIONS)).await
+    }
+
+    /// A request that has no body, and no answer but that it is done.
+    pub(crate) async fn simple(&self, method: Method, path: &str) -> Result<(), ErrorReply> {
+        let request = Request::builder().method(method).uri(uri(path)).body(Full::default()).map_err(gone)?;
         self.ask(request).await.map(drop)
+    }
+
+    /// A request that is answered by lines without an end.
+    pub(crate) async fn lines(&self, method: Method, path: &str, body: Vec<u8>) -> Result<Lines, ErrorReply> {
+        let request = Request::builder().method(method).uri(uri(path)).body(Full::from(body)).map_err(gone)?;
+        Ok(Lines { body: self.send(request).await?, partial: Vec::new() })
     }
 
     async fn ask(&self, request: Request<Full<Bytes>>) -> Result<Bytes, ErrorReply> {
@@ -115,6 +125,37 @@ impl Events {
             if let Ok(data) = frame.into_data() {
                 self.partial.extend_from_slice(&data);
             }
+        }
+    }
+}
+
+/// Longest line: an exchange with two bodies of a MiB in base64, and its headers.
+const MAX_LINE: usize = 8 << 20;
+
+/// A reply that comes line by line.
+pub(crate) struct Lines {
+    body: Incoming,
+    /// The part of a line that has come so far.
+    partial: Vec<u8>,
+}
+
+impl Lines {
+    /// One or more whole lines; `None` at the end. Cancel-safe.
+    pub(crate) async fn piece(&mut self) -> Option<Vec<u8>> {
+        loop {
+            let frame = self.body.frame().await?.ok()?;
+            let Ok(data) = frame.into_data() else { continue };
+            let Some(end) = data.iter().rposition(|byte| *byte == b'\n') else {
+                self.partial.extend_from_slice(&data);
+                if self.partial.len() > MAX_LINE {
+                    return None;
+                }
+                continue;
+            };
+            let mut piece = std::mem::take(&mut self.partial);
+            piece.extend_from_slice(&data[..=end]);
+            self.partial.extend_from_slice(&data[end + 1..]);
+            return Some(piece);
         }
     }
 }

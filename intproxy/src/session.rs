@@ -24,7 +24,7 @@ use crate::{
     agent::{Agent, Events},
     delivery::{self, Program},
     layers::{Layers, PortChange},
-    settings::{Report, Settings},
+    settings::{FilterFile, Report, Settings},
 };
 
 /// An open session; dropping it ends it at the agent.
@@ -61,14 +61,7 @@ impl Session {
     pub async fn open(settings: &Settings, wanted: Kind) -> Result<Self, ErrorReply> {
         let layers = Layers::bind().map_err(|error| failure(format!("cannot serve the program's layer: {error}"), ""))?;
         let agent = Agent::connect(&settings.agent).await?;
-        let mut chain = Vec::new();
-        for filter in &settings.filters {
-            let module = read_module(&filter.path)?;
-            let name = filter.path.file_name().map_or_else(|| "filter".into(), |name| name.to_string_lossy());
-            let name: String = name.chars().map(|c| if c.is_ascii_graphic() { c } else { '_' }).collect();
-            let uploaded = agent.upload(&name, module).await?;
-            chain.push(FilterLink { sha256: uploaded.sha256, config: filter.config.clone() });
-        }
+        let chain = upload(&agent, &settings.filters).await?;
         let request = SessionRequest {
             owner: settings.owner.clone(),
             mode: settings.mode,
@@ -190,6 +183,19 @@ async fn end(agent: &Agent, port: u16, active: &mut BTreeSet<u16>) {
     {
         tracing::warn!(%error, port, "a subscription could not be ended; it ends with the session");
     }
+}
+
+/// Uploads filters; what names them afterwards.
+pub(crate) async fn upload(agent: &Agent, filters: &[FilterFile]) -> Result<Vec<FilterLink>, ErrorReply> {
+    let mut chain = Vec::new();
+    for filter in filters {
+        let module = read_module(&filter.path)?;
+        let name = filter.path.file_name().map_or_else(|| "filter".into(), |name| name.to_string_lossy());
+        let name: String = name.chars().map(|c| if c.is_ascii_graphic() { c } else { '_' }).collect();
+        let uploaded = agent.upload(&name, module).await?;
+        chain.push(FilterLink { sha256: uploaded.sha256, config: filter.config.clone() });
+    }
+    Ok(chain)
 }
 
 fn read_module(path: &Path) -> Result<Vec<u8>, ErrorReply> {

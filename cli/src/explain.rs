@@ -1,0 +1,276 @@
+//! `mirrord explain`: why the last requests went where they went, asked of the target's agent. A line each on standard output; with
+//! `--id`, all that is known of one.
+
+use std::{
+    io::{self, Write},
+    path::PathBuf,
+    time::Duration,
+};
+
+use clap::Args;
+use mirrord_config::{Target, resolve};
+use mirrord_intproxy::records::{self, Next};
+use mirrord_protocol::{
+    control::Mode,
+    records::{Asked, Decision, ExplainLine, Verdict},
+};
+
+use crate::{
+    agent, console,
+    error::Error,
+    namespace,
+    paint::{Colour, Paint, plain},
+    when,
+};
+
+/// The command line.
+#[derive(Args, Debug)]
+pub struct Line {
+    /// Whose requests: netns/NAME, pid/N or container/ID [env: MIRRORD_IMPERSONATED_TARGET]
+    #[arg(short, long, value_name = "TARGET")]
+    target: Option<String>,
+
+    /// The last N decisions
+    #[arg(short = 'n', long, value_name = "N", default_value_t = 20)]
+    last: usize,
+
+    /// All about one request; its ID is in the list
+    #[arg(long, value_name = "ID")]
+    id: Option<u64>,
+
+    /// Only requests that a session's filter picked, or on which one failed
+    #[arg(long)]
+    picked: bool,
+
+    /// Go on with the decisions to come; each is then measured
+    #[arg(short, long, conflicts_with = "id")]
+    follow: bool,
+
+    /// A line of JSON for each, as the agent gives it
+    #[arg(long)]
+    json: bool,
+}
+
+impl Line {
+    pub fn resolve(self, variable: impl Fn(&str) -> Option<String>) -> Result<Explain, Error> {
+        let Line { target, last, id, picked, follow, json } = self;
+        Ok(Explain { target: resolve::target(target, variable)?, last, id, picked, follow, json })
+    }
+}
+
+/// What is asked for.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Explain {
+    pub target: Target,
+    /// At most so many, the newest.
+    pub last: usize,
+    pub id: Option<u64>,
+    /// Only what a session picked.
+    pub picked: bool,
+    pub follow: bool,
+    pub json: bool,
+}
+
+/// Prints decisions until there are no more, or for ever.
+pub fn explain(explain: &Explain) -> Result<(), Error> {
+    let socket = agent_of(&explain.target)?;
+    let feed = records::explain(socket, explain.query()).map_err(Error::Asked)?;
+    let mut out = io::stdout().lock();
+    let mut printer = Printer { paint: Paint::for_stdout(), count: 0, explain };
+    loop {
+        match feed.next(Duration::from_secs(3600)) {
+            Next::Lines(lines) => {
+                // Nobody reads on: that is how `| head` ends.
+                if printer.print(&mut out, &lines).and_then(|()| out.flush()).is_err() {
+                    return Ok(());
+                }
+            }
+            Next::NotYet => {}
+            Next::End(Some(error)) => return Err(Error::Asked(error)),
+            Next::End(None) if explain.follow => {
+                console::progress(&"the agent has ended: nobody has a session on this target any more");
+                return Ok(());
+            }
+            Next::End(None) => return printer.end(),
+        }
+    }
+}
+
+fn agent_of(target: &Target) -> Result<PathBuf, Error> {
+    let socket = agent::socket(&namespace::find(target)?);
+    match agent::accepts(&socket) {
+        Ok(true) => Ok(socket),
+        Ok(false) => Err(Error::NoSession(target.clone())),
+        Err(error) => Err(error.into()),
+    }
+}
+
+impl Explain {
+    fn query(&self) -> String {
+        let mut query = format!("last={}", self.last);
+        if let Some(id) = self.id {
+            query.push_str(&format!("&id={id}"));
+        }
+        for (given, name) in [(self.picked, "&picked"), (self.follow, "&follow")] {
+            query.push_str(if given { name } else { "" });
+        }
+        query
+    }
+}
+
+struct Printer<'a> {
+    paint: Paint,
+    count: u64,
+    explain: &'a Explain,
+}
+
+impl Printer<'_> {
+    fn print(&mut self, out: &mut impl Write, lines: &[u8]) -> io::Result<()> {
+        if self.explain.json {
+            self.count += 1;
+            return out.write_all(lines);
+        }
+        for line in lines.split(|byte| *byte == b'\n').filter(|line| !line.is_empty()) {
+            match serde_json::from_slice(line) {
+                Ok(ExplainLine::Decision(decision)) => {
+                    self.count += 1;
+                    if self.explain.id.is_some() {
+                        self.in_full(out, &decision)?;
+                    } else {
+                        self.line(out, &decision)?;
+                    }
+                }
+                Ok(ExplainLine::SetAside(aside)) => {
+                    let seconds = aside.tried_again_in.div_ceil(1000);
+                    let text = format!(
+                        "filter {} of session {} is set aside: it failed too often in a row and is not asked for {seconds} s more",
+                        plain(&aside.filter),
+                        aside.session
+                    );
+                    writeln!(out, "{}", self.paint.text(Colour::Red, &text))?;
+                }
+                Ok(ExplainLine::Missed(count)) => {
+                    writeln!(out, "{}", self.paint.text(Colour::Dim, &format!("… {count} more were decided faster than this can tell")))?;
+                }
+                // A newer agent may say things that we do not know.
+                Err(_) => {}
+            }
+        }
+        Ok(())
+    }
+
+    fn line(&self, out: &mut impl Write, decision: &Decision) -> io::Result<()> {
+        if self.count == 1 {
+            let head = format!("{:12}  {:>8}  {:21}  {:<9}  {:<32}  WHY", "TIME", "ID", "CLIENT", "VERDICT", "REQUEST");
+            writeln!(out, "{}", self.paint.text(Colour::Dim, &head))?;
+        }
+        let request = format!("{} {}", plain(&decision.method), plain(&decision.path));
+        writeln!(
+            out,
+            "{}  {:>8}  {:21}  {}  {request:<32}  {}",
+            self.paint.text(Colour::Dim, &when::time_of_day(decision.at * 1000)),
+            decision.id,
+            decision.client.to_string(),
+            self.verdict(decision.verdict, 9),
+            why(decision),
+        )
+    }
+
+    fn in_full(&self, out: &mut impl Write, decision: &Decision) -> io::Result<()> {
+        let Decision { id, at, client, destination, protocol, .. } = decision;
+        writeln!(out, "request {id}, {}", when::date_and_time(at * 1000))?;
+        writeln!(out, "  {} {} {}", plain(&decision.method), plain(&decision.path), plain(protocol))?;
+        writeln!(out, "  from {client} to {destination}")?;
+        if decision.asked.is_empty() {
+            writeln!(out, "  no session on port {} was asked", destination.port())?;
+        }
+        for asked in &decision.asked {
+            let mode = match asked.mode {
+                Mode::Steal => "steals",
+                Mode::Mirror => "mirrors",
+                Mode::Inspect => "inspects",
+            };
+            writeln!(out, "  session {}, {}, {mode}: {}", asked.session, plain(&asked.owner), self.verdict(asked.verdict, 0))?;
+            if asked.links.is_empty() {
+                writeln!(out, "    no filter: it picks every request")?;
+            }
+            for (number, link) in asked.links.iter().enumerate() {
+                let fault = link
+                    .fault
+                    .as_ref()
+                    .map_or_else(String::new, |fault| format!("  failed ({}), see the session's terminal", plain(fault)));
+                writeln!(
+                    out,
+                    "    {}. {:<24} {}{}",
+                    number + 1,
+                    plain(&link.filter),
+                    link.verdict.as_str(),
+                    self.paint.text(Colour::Red, &fault)
+                )?;
+            }
+        }
+        if decision.asked_too > 0 {
+            writeln!(out, "  and {} more sessions", decision.asked_too)?;
+        }
+        if let Some(reason) = &decision.reason {
+            writeln!(out, "  reason: {}", plain(reason))?;
+        }
+        let who = match (decision.verdict, decision.session) {
+            (Verdict::Pass | Verdict::Mirror, _) => "the pod answered".to_owned(),
+            (Verdict::Respond, Some(session)) => format!("a filter of session {session} answered"),
+            (_, Some(session)) => format!("session {session} answered"),
+            (verdict, None) => verdict.as_str().to_owned(),
+        };
+        let took = decision.ns.map_or_else(|| "not measured: one of sixteen is".to_owned(), |ns| format!("decided in {}", when::short(ns)));
+        writeln!(out, "  → {who} ({took})")
+    }
+
+    fn verdict(&self, verdict: Verdict, width: usize) -> String {
+        let colour = match verdict {
+            Verdict::Pass => Colour::Dim,
+            Verdict::Mirror => Colour::Cyan,
+            Verdict::Abort => Colour::Red,
+            Verdict::Steal | Verdict::StealAndMirror | Verdict::Respond => Colour::Magenta,
+        };
+        self.paint.text(colour, &format!("{:<width$}", verdict.as_str())).into_owned()
+    }
+
+    fn end(&self) -> Result<(), Error> {
+        match (self.count, self.explain.id) {
+            (0, Some(id)) => Err(Error::NoDecision(id)),
+            (0, None) => {
+                console::say("mirrord: no request has come yet on a port that a session subscribes");
+                Ok(())
+            }
+            _ => Ok(()),
+        }
+    }
+}
+
+/// In a few words.
+fn why(decision: &Decision) -> String {
+    let who = |asked: &Asked| {
+        let user = asked.owner.split(['@', ' ']).next().unwrap_or_default();
+        if user.is_empty() { format!("session {}", asked.session) } else { format!("{}'s session {}", plain(user), asked.session) }
+    };
+    let failed = decision
+        .asked
+        .iter()
+        .flat_map(|asked| &asked.links)
+        .find_map(|link| link.fault.as_ref().map(|fault| format!(", {} failed ({})", plain(&link.filter), plain(fault))));
+    let reason = decision.reason.as_ref().map_or_else(String::new, |reason| format!(": {}", plain(reason)));
+    let decided = decision.asked.iter().rev().find(|asked| asked.verdict != Verdict::Pass);
+    let text = match decided {
+        Some(asked) => match asked.links.last() {
+            Some(link) => format!("{} of {}{reason}", plain(&link.filter), who(asked)),
+            None => format!("{} takes every request", who(asked)),
+        },
+        None if decision.asked.is_empty() => "no session was asked".to_owned(),
+        None => {
+            let filters = decision.asked.iter().map(|asked| asked.links.len()).sum::<usize>();
+            let filters = if filters == 1 { "the filter".to_owned() } else { format!("all {filters} filters") };
+            format!("{filters} of {} passed it{reason}", decision.asked.iter().map(who).collect::<Vec<_>>().join(", "))
+        }
+    };
+    text + &failed.unwrap_or_default()
+}

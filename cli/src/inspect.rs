@@ -1,0 +1,305 @@
+//! `mirrord inspect`: each request and response of the target as it passes, and a summary. Nothing runs here and nothing changes
+//! there: it is a session that only looks.
+//!
+//! `agent --lines--> Feed --> View: terminal or pipe, HAR file, summary`
+
+mod har;
+mod line;
+mod summary;
+
+use std::{
+    fs::File,
+    io::{self, BufWriter, Write},
+    path::PathBuf,
+    time::{Duration, Instant},
+};
+
+use clap::Args;
+use mirrord_config::{ConfigError, Filter, FilterFlag, Target, ports, resolve};
+use mirrord_intproxy::records::{self, Next};
+use mirrord_protocol::{
+    control::ErrorReply,
+    records::{Exchange, InspectLine, InspectRequest},
+};
+
+use crate::{
+    agent, console,
+    error::Error,
+    exec, files, namespace,
+    paint::{Paint, plain},
+};
+use har::Har;
+use line::{Lines, Pace};
+use summary::Summary;
+
+/// The command line, but for the filters, whose order matters.
+#[derive(Args, Debug)]
+pub struct Line {
+    /// Whose requests: netns/NAME, pid/N or container/ID [env: MIRRORD_IMPERSONATED_TARGET]
+    #[arg(short, long, value_name = "TARGET")]
+    target: Option<String>,
+
+    /// Only this port of the target; without -p: each port that it listens on now
+    #[arg(short, long, value_name = "PORT", allow_negative_numbers = true)]
+    port: Vec<String>,
+
+    /// Show what this WebAssembly filter would say to each request; it has no effect
+    #[arg(long, value_name = "FILE")]
+    filter: Vec<PathBuf>,
+
+    /// What configures the --filter before it: the text itself, or @FILE
+    #[arg(long, value_name = "JSON|@FILE", allow_hyphen_values = true)]
+    filter_config: Vec<String>,
+
+    /// Only requests that the filters pick
+    #[arg(long, requires = "filter")]
+    picked: bool,
+
+    /// Show so many bytes of each body, as they are
+    #[arg(long, value_name = "BYTES", default_value_t = 0)]
+    body: usize,
+
+    /// A line of JSON for each exchange, headers included
+    #[arg(long, conflicts_with = "har")]
+    json: bool,
+
+    /// Write the exchanges to FILE, for a browser's network tools or `mirrord filter test`
+    #[arg(long, value_name = "FILE")]
+    har: Option<PathBuf>,
+
+    /// Show credentials (Authorization, cookies, tokens …) instead of masking them
+    #[arg(long)]
+    show_credentials: bool,
+
+    /// Print every line, also where they come faster than can be read
+    #[arg(long)]
+    all: bool,
+}
+
+impl Line {
+    pub fn resolve(self, filters: Vec<FilterFlag>, variable: impl Fn(&str) -> Option<String>) -> Result<Inspect, Error> {
+        let ports = ports::parse_all(&self.port).map_err(ConfigError::from)?;
+        if let Some(map) = ports.iter().find(|map| map.pod != map.local) {
+            return Err(Error::NoLocalPort(map.pod));
+        }
+        Ok(Inspect {
+            target: resolve::target(self.target, variable)?,
+            ports: ports.into_iter().map(|map| map.pod).collect(),
+            filters: resolve::pair(filters)?,
+            picked: self.picked,
+            body: self.body,
+            json: self.json,
+            har: self.har,
+            show_credentials: self.show_credentials,
+            all: self.all,
+        })
+    }
+}
+
+/// What is to be looked at, and how it is shown.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Inspect {
+    pub target: Target,
+    /// Empty: those on which the target listens.
+    pub ports: Vec<u16>,
+    /// Asked for their verdict, which is shown and has no effect.
+    pub filters: Vec<Filter>,
+    /// Only requests that the filters pick.
+    pub picked: bool,
+    /// Bytes of each body.
+    pub body: usize,
+    pub json: bool,
+    pub har: Option<PathBuf>,
+    pub show_credentials: bool,
+    /// Every line, also where somebody watches and cannot read so fast.
+    pub all: bool,
+}
+
+/// How often what is shown is looked at anew.
+const TICK: Duration = Duration::from_millis(250);
+/// How often an agent that ends just while we join it is replaced.
+const ATTEMPTS: usize = 3;
+
+/// Looks until Ctrl-C.
+pub fn inspect(inspect: Inspect) -> Result<(), Error> {
+    let filters = files::filters(inspect.filters.clone())?;
+    let keep = exec::privileges(&inspect.target)?;
+    let namespace = namespace::find(&inspect.target)?;
+    let har = inspect.har.as_ref().map(|path| Har::create(path)).transpose()?;
+    let request = InspectRequest {
+        owner: exec::owner("mirrord inspect".as_ref()),
+        ports: inspect.ports.clone(),
+        chain: Vec::new(),
+        headers: inspect.har.is_some() || inspect.json,
+        body: inspect.body,
+        show_credentials: inspect.show_credentials,
+    };
+    let mut attempt = 1;
+    let (feed, first) = loop {
+        let socket = agent::find_or_start(&namespace, keep)?;
+        let feed = records::inspect(socket.clone(), filters.clone(), request.clone()).map_err(Error::Asked)?;
+        match feed.next(Duration::from_secs(60)) {
+            Next::Lines(lines) => break (feed, lines),
+            // It was about to end when we found it.
+            Next::End(Some(_) | None) if attempt < ATTEMPTS && !agent::accepts(&socket)? => attempt += 1,
+            Next::End(Some(error)) => return Err(Error::Asked(error)),
+            Next::End(None) | Next::NotYet => return Err(Error::Asked(lost("the agent does not answer"))),
+        }
+    };
+    let mut view = View {
+        out: BufWriter::with_capacity(64 << 10, io::stdout().lock()),
+        lines: Lines::new(Paint::for_stdout(), !inspect.filters.is_empty()),
+        pace: Pace::new(),
+        har,
+        summary: Summary::new(),
+        closing: None,
+        inspect,
+    };
+    let ended = view.run(&feed, first);
+    view.finish(ended)
+}
+
+fn lost(why: &str) -> ErrorReply {
+    ErrorReply { error: why.into(), help: "run it again; MIRRORD_AGENT_LOG=FILE keeps the agent's log".into() }
+}
+
+struct View<W: Write> {
+    inspect: Inspect,
+    out: BufWriter<W>,
+    lines: Lines,
+    pace: Pace,
+    har: Option<Har<File>>,
+    summary: Summary,
+    /// Why the agent ends the session.
+    closing: Option<String>,
+}
+
+/// How looking came to its end.
+enum Ended {
+    /// As the user wished.
+    Asked,
+    /// Nobody reads what is printed.
+    Unread,
+    Failed(Error),
+}
+
+impl<W: Write> View<W> {
+    fn run(&mut self, feed: &records::Feed, first: Vec<u8>) -> Ended {
+        let mut next = Next::Lines(first);
+        let mut tick = Instant::now();
+        loop {
+            match next {
+                Next::Lines(lines) => {
+                    for line in lines.split(|byte| *byte == b'\n').filter(|line| !line.is_empty()) {
+                        match self.take(line) {
+                            Ok(()) => {}
+                            Err(error) if error.kind() == io::ErrorKind::BrokenPipe => return Ended::Unread,
+                            Err(error) => return Ended::Failed(Error::Write(error)),
+                        }
+                    }
+                }
+                Next::NotYet => {}
+                Next::End(Some(error)) => return Ended::Failed(Error::Asked(error)),
+                Next::End(None) => {
+                    return match self.closing.take() {
+                        Some(reason) => Ended::Failed(Error::Asked(lost(&format!("the session has ended: {reason}")))),
+                        None => Ended::Asked,
+                    };
+                }
+            }
+            if tick.elapsed() >= TICK {
+                tick = Instant::now();
+                if self.tell_hidden().is_err() {
+                    return Ended::Unread;
+                }
+            }
+            next = match feed.next(Duration::ZERO) {
+                // All that has come is printed: now somebody may look at it.
+                Next::NotYet => {
+                    if self.out.flush().is_err() {
+                        return Ended::Unread;
+                    }
+                    feed.next(TICK)
+                }
+                next => next,
+            };
+        }
+    }
+
+    fn take(&mut self, line: &[u8]) -> io::Result<()> {
+        match serde_json::from_slice(line) {
+            Ok(InspectLine::Exchange(exchange)) => self.exchange(&exchange, line),
+            Ok(InspectLine::Tally(tally)) => {
+                self.summary.tally(tally);
+                Ok(())
+            }
+            Ok(InspectLine::Inspecting { ports, .. }) => {
+                let ports: Vec<_> = ports.iter().map(u16::to_string).collect();
+                let s = if ports.len() == 1 { "" } else { "s" };
+                console::say(&format!("mirrord: inspecting {}, port{s} {} (Ctrl-C ends it)", self.inspect.target, ports.join(", ")));
+                Ok(())
+            }
+            Ok(InspectLine::Notice { level, message }) => {
+                console::notice(level, &message);
+                Ok(())
+            }
+            Ok(InspectLine::Closing { reason }) => {
+                self.closing = Some(reason);
+                Ok(())
+            }
+            // A newer agent may say things that we do not know.
+            Err(_) => Ok(()),
+        }
+    }
+
+    fn exchange(&mut self, exchange: &Exchange, line: &[u8]) -> io::Result<()> {
+        self.summary.exchange(exchange);
+        if self.inspect.picked && exchange.would.as_ref().is_none_or(|would| would.verdict == Default::default()) {
+            return Ok(());
+        }
+        if let Some(har) = &mut self.har {
+            har.entry(exchange)?;
+        }
+        if self.inspect.json {
+            self.out.write_all(line)?;
+            return self.out.write_all(b"\n");
+        }
+        if self.lines.paint.watched && !self.inspect.all && !self.pace.admits(exchange) {
+            return Ok(());
+        }
+        self.lines.exchange(&mut self.out, exchange)
+    }
+
+    /// Says how many lines went by unseen since the last tick.
+    fn tell_hidden(&mut self) -> io::Result<()> {
+        if let Some(hidden) = self.pace.next_tick() {
+            self.lines.hidden(&mut self.out, hidden)?;
+            self.out.flush()?;
+        }
+        Ok(())
+    }
+
+    fn finish(mut self, ended: Ended) -> Result<(), Error> {
+        let mut written = self.tell_hidden().map_err(Error::Write);
+        if let Some(har) = self.har.take() {
+            let closed = har.finish().map_err(Error::Write);
+            if let (Ok(entries), Some(path)) = (&closed, &self.inspect.har) {
+                console::say(&format!("mirrord: {entries} exchanges in {}", plain(&path.to_string_lossy())));
+            }
+            written = written.and(closed.map(drop));
+        }
+        if let Ended::Unread = ended {
+            return Ok(());
+        }
+        if self.inspect.json {
+            written = written.and(writeln!(self.out, "{}", self.summary.json()).map_err(Error::Write));
+        } else {
+            written = written.and(self.summary.print(&mut self.out, self.lines.paint).map_err(Error::Write));
+        }
+        let written = written.and(self.out.flush().map_err(Error::Write));
+        match ended {
+            Ended::Failed(error) => Err(error),
+            _ => written,
+        }
+    }
+}
