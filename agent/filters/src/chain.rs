@@ -126,8 +126,9 @@ impl Chain {
         let mut pending = pending;
         loop {
             let Pending(mut undecided) = pending;
-            let Some(Follower { link, exchange, .. }) = undecided.asked.list.pop() else { return undecided.so_far };
-            self.end(link, exchange, false);
+            let Some(asked) = undecided.asked.list.pop() else { return undecided.so_far };
+            let link = asked.link;
+            self.end(asked);
             let mut so_far = undecided.so_far;
             let step = match self.fail(link, &mut so_far, None) {
                 true => return so_far,
@@ -160,7 +161,7 @@ impl Chain {
                     decision.replaced = input;
                     decision.abort |= fault.policy == Policy::Deny;
                     decision.faults.push(fault);
-                    follower.wants = Wants::default();
+                    follower.failed = true;
                 }
             }
             if end {
@@ -170,7 +171,7 @@ impl Chain {
                 }
             }
         }
-        followers.list.retain(|follower| !follower.wants.nothing());
+        followers.list.retain(|follower| !follower.failed);
         decision
     }
 
@@ -202,10 +203,11 @@ impl Chain {
                 Err(fault) => {
                     decision.abort |= fault.policy == Policy::Deny;
                     decision.faults.push(fault);
-                    follower.wants = Wants::default();
+                    follower.failed = true;
                 }
             }
         }
+        followers.list.retain(|follower| !follower.failed);
         if decision.replace.is_some() || decision.abort {
             for follower in &mut followers.list {
                 (follower.wants.response, follower.wants.response_body) = (false, None);
@@ -217,8 +219,8 @@ impl Chain {
     /// The exchange is over, however it ended. Dropping the followers says the same, a little later.
     pub fn on_end(&mut self, mut followers: Followers) -> Vec<Fault> {
         let mut faults = Vec::new();
-        for Follower { link, exchange, .. } in std::mem::take(&mut followers.list).into_iter().rev() {
-            faults.extend(self.end(link, exchange, true));
+        for follower in std::mem::take(&mut followers.list).into_iter().rev() {
+            faults.extend(self.end(follower));
         }
         faults
     }
@@ -258,13 +260,17 @@ impl Chain {
     fn walk(&mut self, from: usize, mut so_far: Outcome, request: &RequestParts<'_>) -> Step {
         for index in from..self.links.len() {
             let Some(place) = self.links.get_mut(index) else { break };
-            match place.ask(|link| link.on_request(request)) {
-                Ok(LinkStep::Pass) => {}
-                step => {
-                    if let Some(step) = self.take(index, &mut so_far, step) {
-                        return step;
-                    }
-                }
+            let mut step = place.ask(|link| link.on_request(request));
+            if let Ok(LinkStep::Pass) = step {
+                continue;
+            }
+            if let Ok(LinkStep::NeedsBody(exchange, _)) = step
+                && request.end
+            {
+                step = place.ask(|link| link.on_undecided_body(exchange, request, b"", true));
+            }
+            if let Some(step) = self.take(index, &mut so_far, step) {
+                return step;
             }
         }
         Step::Decided(so_far)
@@ -302,7 +308,7 @@ impl Chain {
 
     fn pending(&self, link: usize, exchange: crate::Exchange, window: usize, so_far: &mut Outcome) -> Pending {
         let mut asked = Followers::new(self.ended.clone());
-        asked.list.push(Follower { link, exchange, wants: Wants::default() });
+        asked.list.push(Follower { link, exchange, wants: Wants::default(), failed: false });
         Pending(Box::new(Undecided { so_far: std::mem::take(so_far), asked, window }))
     }
 
@@ -317,7 +323,7 @@ impl Chain {
         if let Some(exchange) = decision.exchange.filter(|_| !decision.wants.nothing()) {
             let ended = &self.ended;
             let followers = so_far.followers.get_or_insert_with(|| Box::new(Followers::new(ended.clone())));
-            followers.list.push(Follower { link: index, exchange, wants: decision.wants });
+            followers.list.push(Follower { link: index, exchange, wants: decision.wants, failed: false });
         }
         if decision.verdict == Verdict::Pass {
             return false;
@@ -339,10 +345,10 @@ impl Chain {
         true
     }
 
-    fn end(&mut self, link: usize, exchange: crate::Exchange, well: bool) -> Option<Fault> {
+    fn end(&mut self, Follower { link, exchange, wants, .. }: Follower) -> Option<Fault> {
         let place = self.links.get_mut(link)?;
-        let fault = place.call(|link| link.on_end(exchange)).err();
-        if fault.is_none() && well {
+        let fault = place.call(|link| link.on_end(exchange, wants.end)).err();
+        if fault.is_none() {
             place.filter.inner.health.succeeded();
         }
         fault
@@ -353,8 +359,8 @@ impl Chain {
         if self.ended.0.borrow().is_empty() {
             return;
         }
-        for (link, exchange) in self.ended.0.take() {
-            self.end(link, exchange, true);
+        for follower in self.ended.0.take() {
+            self.end(follower);
         }
     }
 }

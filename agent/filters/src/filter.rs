@@ -1,12 +1,16 @@
 //! A filter ready for use: what it is made of, config, limits, and what its instances share (failure record, log allowance).
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use crate::health::Health;
 use crate::link::Link;
 use crate::log::{FilterLog, LogSink};
 use crate::own;
+use crate::random::{Random, any_seed};
+use crate::series::Metric;
+use crate::shared::Shared;
 
 /// Within which a filter stays. Values out of reason are brought back into it.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -70,6 +74,12 @@ pub struct Settings {
     pub isolation: Isolation,
     /// Where its log lines go; nothing: to the engine's sink.
     pub log: Option<LogSink>,
+    /// What it may ask about its session, by name.
+    pub properties: Vec<(String, Vec<u8>)>,
+    /// Makes its random numbers those of an earlier run; nothing: others each time.
+    pub seed: Option<u64>,
+    /// The earlier version of the same filter, whose state and metrics it takes over.
+    pub replaces: Option<Filter>,
 }
 
 /// A configured filter. A clone is the same filter: instances of all clones share one failure record.
@@ -87,9 +97,14 @@ pub(crate) struct Configured {
     pub(crate) limits: Limits,
     pub(crate) policy: Policy,
     pub(crate) isolation: Isolation,
+    pub(crate) properties: Vec<(String, Vec<u8>)>,
     pub(crate) log: FilterLog,
     pub(crate) health: Health,
+    pub(crate) shared: Arc<Shared>,
     pub(crate) kind: Kind,
+    seed: u64,
+    /// Instances made so far: each has random numbers of its own.
+    instances: AtomicU64,
 }
 
 /// What it is made of.
@@ -100,10 +115,22 @@ pub(crate) enum Kind {
 
 impl Filter {
     pub(crate) fn new(name: &str, sha256: &str, settings: Settings, log: LogSink, kind: Kind) -> Filter {
-        let Settings { config, limits, policy, isolation, .. } = settings;
-        let health = Health::new(limits.faults_in_a_row, limits.rest);
-        let log = FilterLog::new(name, log);
-        let inner = Configured { name: name.into(), sha256: sha256.into(), config, limits, policy, isolation, log, health, kind };
+        let Settings { config, limits, policy, isolation, properties, seed, replaces, log: _ } = settings;
+        let inner = Configured {
+            name: name.into(),
+            sha256: sha256.into(),
+            config,
+            policy,
+            isolation,
+            properties,
+            log: FilterLog::new(name, log),
+            health: Health::new(limits.faults_in_a_row, limits.rest),
+            limits,
+            shared: replaces.map_or_else(Arc::default, |old| old.inner.shared.clone()),
+            kind,
+            seed: seed.unwrap_or_else(any_seed),
+            instances: AtomicU64::new(0),
+        };
         Filter { inner: Arc::new(inner) }
     }
 
@@ -125,6 +152,12 @@ impl Filter {
         self.inner.policy
     }
 
+    /// The counters and histograms that it has named.
+    #[must_use]
+    pub fn metrics(&self) -> Vec<Metric> {
+        self.inner.shared.metrics.all()
+    }
+
     /// How much longer it is set aside, because it failed too often in a row; `None`: it is not.
     #[must_use]
     pub fn set_aside_for(&self) -> Option<Duration> {
@@ -144,6 +177,13 @@ impl Filter {
         match &self.inner.kind {
             Kind::Own(guest) => Box::new(own::Instance::new(self.inner.clone(), guest.clone())),
         }
+    }
+}
+
+impl Configured {
+    /// Random numbers for one more instance.
+    pub(crate) fn next_random(&self) -> Random {
+        Random::new(self.seed, self.instances.fetch_add(1, Ordering::Relaxed))
     }
 }
 

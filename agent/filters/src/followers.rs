@@ -17,7 +17,7 @@ pub struct Followers {
 
 /// Exchanges that ended without the chain being told.
 #[derive(Default)]
-pub(crate) struct Ended(pub(crate) RefCell<Vec<(usize, Exchange)>>);
+pub(crate) struct Ended(pub(crate) RefCell<Vec<Follower>>);
 
 /// One link that follows.
 #[derive(Debug, Clone, Copy)]
@@ -25,6 +25,8 @@ pub(crate) struct Follower {
     pub(crate) link: usize,
     pub(crate) exchange: Exchange,
     pub(crate) wants: Wants,
+    /// Its link failed, and has forgotten the exchange.
+    pub(crate) failed: bool,
 }
 
 impl Followers {
@@ -60,7 +62,7 @@ impl Drop for Followers {
         if !self.list.is_empty()
             && let Ok(mut ended) = self.ended.0.try_borrow_mut()
         {
-            ended.extend(self.list.iter().map(|follower| (follower.link, follower.exchange)));
+            ended.append(&mut self.list);
         }
     }
 }

@@ -25,6 +25,9 @@ mod log;
 mod message;
 mod module;
 mod own;
+mod random;
+mod series;
+mod shared;
 mod ticker;
 
 pub use chain::{Chain, Pending, Step};
@@ -40,3 +43,4 @@ pub use message::{
 };
 pub use mirrord_filter_sdk::abi;
 pub use module::Module;
+pub use series::{BUCKETS, Metric, MetricValue};

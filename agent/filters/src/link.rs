@@ -105,8 +105,9 @@ pub(crate) trait Link {
 
     fn on_response(&mut self, exchange: Exchange, response: &ResponseParts<'_>) -> Result<LinkResponse, Fault>;
 
-    /// The exchange is over. For exchanges that named wants, and for undecided ones that nobody waits for any longer.
-    fn on_end(&mut self, exchange: Exchange) -> Result<(), Fault>;
+    /// The exchange is over: forget it; `tell`: the filter asked to be told. For exchanges that named wants, and for undecided
+    /// ones that nobody waits for any longer.
+    fn on_end(&mut self, exchange: Exchange, tell: bool) -> Result<(), Fault>;
 
     fn on_connection(&mut self, connection: &ConnectionParts<'_>) -> Result<LinkConnection, Fault>;
 }

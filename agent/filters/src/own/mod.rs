@@ -3,6 +3,7 @@
 mod check;
 mod host;
 mod instance;
+mod live;
 mod state;
 
 use std::sync::Arc;
@@ -12,12 +13,13 @@ pub(crate) use host::linker;
 pub(crate) use instance::Instance;
 pub(crate) use state::State;
 
+use crate::abi::export;
 use crate::engine::Engine;
 use crate::error::FilterError;
 use crate::filter::{Filter, Kind, Settings};
 use crate::log::LogSink;
 use crate::module::one_line;
-use instance::{Live, StartFailure};
+use live::{Live, StartFailure};
 
 /// A linked module. A clone is the same one.
 #[derive(Clone)]
@@ -30,7 +32,10 @@ pub(crate) struct Guest {
 /// Which optional hooks a module has.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Hooks {
+    pub(crate) request_body: bool,
     pub(crate) response: bool,
+    pub(crate) response_body: bool,
+    pub(crate) end: bool,
     pub(crate) connection: bool,
 }
 
@@ -40,7 +45,13 @@ impl Guest {
         let invalid = |error| FilterError::Invalid { name: name.into(), message: one_line(&error) };
         let pre = engine.inner.linker.instantiate_pre(compiled).map_err(invalid)?;
         let has = |export| compiled.get_export(export).is_some();
-        let hooks = Hooks { response: has(crate::abi::export::ON_RESPONSE), connection: false };
+        let hooks = Hooks {
+            request_body: has(export::ON_REQUEST_BODY),
+            response: has(export::ON_RESPONSE),
+            response_body: has(export::ON_RESPONSE_BODY),
+            end: has(export::ON_END),
+            connection: has(export::ON_CONNECTION),
+        };
         Ok(Guest { engine: engine.clone(), pre: Arc::new(pre), hooks })
     }
 }

@@ -6,19 +6,38 @@
 use std::net::SocketAddr;
 use std::ops::Range;
 use std::sync::Arc;
+use std::time::Duration;
 
 use wasmtime::{Memory, ResourceLimiter};
 
 use crate::deadline::Deadline;
 use crate::filter::Configured;
-use crate::{Edit, Field, LogLevel, RequestParts, ResponseParts, Version};
+use crate::random::Random;
+use crate::series::Series;
+use crate::{ConnectionParts, Edit, Field, LogLevel, RequestParts, ResponseParts, Version};
+
+/// A body's window is kept up to this size from one call to the next.
+const KEPT_BODY: usize = 64 << 10;
 
 /// Which hook runs; decides which host calls make sense.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Hook {
     Configure,
     Request,
+    /// With the verdict still open.
+    UndecidedBody,
+    RequestBody,
     Response,
+    ResponseBody,
+    End,
+    Connection,
+}
+
+impl Hook {
+    /// A request that is not decided yet: its head can be read, and all can still be said about it.
+    pub(crate) fn is_open(self) -> bool {
+        matches!(self, Hook::Request | Hook::UndecidedBody)
+    }
 }
 
 pub(crate) struct State {
@@ -27,7 +46,14 @@ pub(crate) struct State {
     pub(crate) memory: Option<Memory>,
     pub(crate) hook: Hook,
     pub(crate) head: Head,
+    /// The piece that a body hook is about.
+    pub(crate) body: Vec<u8>,
     pub(crate) said: Said,
+    /// The last reason that was given: filters give few, again and again.
+    pub(crate) last_reason: Option<Arc<str>>,
+    pub(crate) random: Random,
+    /// Metrics that this instance has used.
+    pub(crate) series: Vec<Arc<Series>>,
     pub(crate) limiter: Limiter,
     pub(crate) deadline: Deadline,
 }
@@ -36,11 +62,15 @@ impl State {
     pub(crate) fn new(filter: Arc<Configured>) -> Self {
         let limiter = Limiter { memory: filter.limits.memory, table_elements: filter.limits.table_elements, refused: false };
         State {
+            random: filter.next_random(),
             filter,
             memory: None,
             hook: Hook::Configure,
             head: Head::default(),
+            body: Vec::new(),
             said: Said::default(),
+            last_reason: None,
+            series: Vec::new(),
             limiter,
             deadline: Deadline::default(),
         }
@@ -50,6 +80,18 @@ impl State {
         self.hook = hook;
         self.said.clear();
         self.limiter.refused = false;
+    }
+
+    /// Shows the hook a piece of a body.
+    pub(crate) fn load_body(&mut self, body: &[u8]) {
+        self.body.clear();
+        self.body.extend_from_slice(body);
+    }
+
+    /// The hook has returned: large pieces are not kept.
+    pub(crate) fn unload_body(&mut self) {
+        self.body.clear();
+        self.body.shrink_to(KEPT_BODY);
     }
 
     pub(crate) fn log(&mut self, level: LogLevel, text: &[u8]) {
@@ -67,31 +109,39 @@ pub(crate) struct Said {
     pub(crate) response_edits: Vec<Edit>,
     pub(crate) edit_bytes: usize,
     pub(crate) token: Option<u64>,
+    pub(crate) watches_response: bool,
+    pub(crate) watches_end: bool,
+    pub(crate) request_window: Option<usize>,
+    pub(crate) response_window: Option<usize>,
     pub(crate) answer: Option<(u16, Vec<u8>)>,
+    pub(crate) path: Option<Vec<u8>>,
+    pub(crate) delay: Option<Duration>,
+    pub(crate) replaced: Option<Vec<u8>>,
+    pub(crate) aborts: bool,
     pub(crate) reason: Option<Arc<str>>,
     /// Its last line at level error.
     pub(crate) last_words: Option<String>,
+    /// It said any of the above but the last.
+    pub(crate) something: bool,
 }
 
 impl Said {
     fn clear(&mut self) {
-        self.request_edits.clear();
-        self.response_edits.clear();
-        self.edit_bytes = 0;
-        self.token = None;
-        self.answer = None;
-        self.reason = None;
-        self.last_words = None;
+        if self.something || self.last_words.is_some() {
+            *self = Said::default();
+        }
     }
 }
 
-/// A copy of a request's or a response's head.
+/// A copy of a request's or a response's head, or of what is known of a connection.
 #[derive(Default)]
 pub(crate) struct Head {
     /// Method, path, then each name followed by its value.
     bytes: Vec<u8>,
     method: Range<usize>,
     path: Range<usize>,
+    /// Of a connection: server's name, protocols, first bytes.
+    connection: Option<(Option<Range<usize>>, Range<usize>, Range<usize>)>,
     fields: Vec<Span>,
     pub(crate) addresses: Option<(SocketAddr, SocketAddr)>,
     pub(crate) version: Option<Version>,
@@ -114,6 +164,7 @@ impl Head {
         self.addresses = Some((parts.client, parts.destination));
         self.version = Some(parts.version);
         self.status = None;
+        self.connection = None;
     }
 
     pub(crate) fn load_response(&mut self, parts: &ResponseParts<'_>) {
@@ -124,6 +175,39 @@ impl Head {
         self.addresses = None;
         self.version = None;
         self.status = Some(parts.status);
+        self.connection = None;
+    }
+
+    pub(crate) fn load_connection(&mut self, parts: &ConnectionParts<'_>) {
+        self.bytes.clear();
+        self.fields.clear();
+        (self.method, self.path) = (0..0, 0..0);
+        let sni = parts.sni.map(|sni| self.push(sni));
+        let start = self.bytes.len();
+        for (index, protocol) in parts.alpn.iter().enumerate() {
+            if index > 0 {
+                self.bytes.push(b',');
+            }
+            self.bytes.extend_from_slice(protocol);
+        }
+        let alpn = start..self.bytes.len();
+        self.connection = Some((sni, alpn, self.push(parts.first_bytes)));
+        self.addresses = Some((parts.client, parts.destination));
+        self.version = None;
+        self.status = None;
+    }
+
+    pub(crate) fn sni(&self) -> Option<&[u8]> {
+        let (sni, ..) = self.connection.as_ref()?;
+        Some(&self.bytes[sni.clone()?])
+    }
+
+    pub(crate) fn alpn(&self) -> Option<&[u8]> {
+        self.connection.as_ref().map(|(_, alpn, _)| &self.bytes[alpn.clone()])
+    }
+
+    pub(crate) fn first_bytes(&self) -> Option<&[u8]> {
+        self.connection.as_ref().map(|(.., first)| &self.bytes[first.clone()])
     }
 
     pub(crate) fn method(&self) -> &[u8] {
