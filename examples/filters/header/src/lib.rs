@@ -2,8 +2,8 @@
 //!
 //! Config: `{"name": "x-user", "value": "me"}`. The name is compared without regard to case, the value exactly.
 
+use mirrord_filter_sdk::config::Fields;
 use mirrord_filter_sdk::{filter, Filter, Request, Verdict};
-use serde_json::Value;
 
 const EXAMPLE: &str = r#"{"name": "x-user", "value": "me"}"#;
 
@@ -16,25 +16,11 @@ pub struct Header {
 
 impl Filter for Header {
     fn from_config(config: &[u8]) -> Result<Self, String> {
-        if config.is_empty() {
-            return Err(format!("this filter needs a config, for instance {EXAMPLE}"));
-        }
-        let config: Value = serde_json::from_slice(config).map_err(|e| format!("the config is not JSON ({e}); it looks like {EXAMPLE}"))?;
-        let Value::Object(fields) = &config else {
-            return Err(format!("the config is not a JSON object; it looks like {EXAMPLE}"));
-        };
-        // A misspelt field would otherwise steal nothing, silently.
-        if let Some(unknown) = fields.keys().find(|key| !matches!(key.as_str(), "name" | "value")) {
-            return Err(format!("the config has an unknown field \"{unknown}\"; it looks like {EXAMPLE}"));
-        }
-        let text = |key: &str| match fields.get(key) {
-            Some(Value::String(text)) => Ok(text.clone()),
-            Some(_) => Err(format!("\"{key}\" in the config is not a string; it looks like {EXAMPLE}")),
-            None => Err(format!("the config lacks \"{key}\"; it looks like {EXAMPLE}")),
-        };
-        let (name, value) = (text("name")?, text("value")?);
+        let mut fields = Fields::read(config, EXAMPLE)?;
+        let (name, value) = (fields.text("name")?, fields.text("value")?);
+        fields.no_others()?;
         if name.is_empty() || !name.bytes().all(|byte| byte.is_ascii_graphic() && byte != b':') {
-            return Err(format!("\"{name}\" cannot be a header's name; it looks like {EXAMPLE}"));
+            return Err(fields.wrong(format_args!("\"{name}\" cannot be a header's name")));
         }
         let reason = format!("header {name} has the configured value");
         Ok(Header { name, value, reason })
