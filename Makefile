@@ -26,7 +26,7 @@ test: setup build ## all tests, and every command of the README
 	@scripts/test.sh
 
 bench: setup build ## what a request costs: nginx, haproxy and the agent side by side (BENCH=--help)
-	$(CARGO) bench --locked -p mirrord-filters
+	$(CARGO) bench --locked --workspace --bench filters --bench table
 	bench/bench.py $(BENCH)
 
 fuzz: setup      ## feed every parser of a peer's bytes what nobody would send, ten minutes each (FUZZ="5 relay")

@@ -13,6 +13,30 @@ use mirrord_filters::{
 
 pub type Lines = Arc<Mutex<Vec<(String, LogLevel, String)>>>;
 
+/// A browser's request behind a mesh; the mark comes last but one.
+pub const HEADERS: [(&str, &str); 20] = [
+    ("host", "shop.example.com"),
+    ("user-agent", "Mozilla/5.0 (X11; Linux x86_64; rv:128.0) Gecko/20100101 Firefox/128.0"),
+    ("accept", "text/html,application/xhtml+xml,application/xml;q=0.9,*/*;q=0.8"),
+    ("accept-encoding", "gzip, deflate, br, zstd"),
+    ("accept-language", "en-GB,en;q=0.7,de;q=0.3"),
+    ("cookie", "session=0123456789abcdef0123456789abcdef"),
+    ("authorization", "Bearer eyJhbGciOiJIUzI1NiJ9.e30.ZRrHA1JJJW8op"),
+    ("content-type", "application/json"),
+    ("content-length", "128"),
+    ("origin", "https://shop.example.com"),
+    ("referer", "https://shop.example.com/cart"),
+    ("x-request-id", "0f8fad5b-d9cb-469f-a165-70867728950e"),
+    ("x-forwarded-for", "192.0.2.7"),
+    ("x-forwarded-proto", "https"),
+    ("traceparent", "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01"),
+    ("x-envoy-attempt-count", "1"),
+    ("x-b3-sampled", "1"),
+    ("cache-control", "no-cache"),
+    ("x-user", "me"),
+    ("x-tenant", "acme"),
+];
+
 pub fn engine() -> Engine {
     Engine::new(EngineSettings::default()).unwrap()
 }

@@ -33,7 +33,7 @@ pub fn module(hooks: &str) -> Vec<u8> {
         if hooks.contains("mirrord_configure") { "" } else { r#"(func (export "mirrord_configure") (result i32) i32.const 0)"# };
     let own_request =
         if hooks.contains("mirrord_on_request\"") { "" } else { r#"(func (export "mirrord_on_request") (result i32) i32.const 0)"# };
-    let own_memory = if hooks.contains("(memory") { "" } else { r#"(memory (export "memory") 2)"# };
+    let own_memory = if hooks.contains("(memory (") { "" } else { r#"(memory (export "memory") 2)"# };
     format!(
         r#"(module
         (import "mirrord" "get" (func $get (param i32 i32 i32) (result i32)))
