@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use wasmtime::{Instance, Store, TypedFunc, UpdateDeadline, WasmParams, WasmResults};
 
+use super::lent::{Message, lend};
 use super::state::{Hook, State};
 use super::{Guest, Hooks};
 use crate::abi::{export, limit, verdict};
@@ -82,10 +83,8 @@ impl Live {
     }
 
     pub(crate) fn on_request(&mut self, hooks: Hooks, request: &RequestParts<'_>) -> Result<Said, Fault> {
-        let state = self.store.data_mut();
-        state.begin(Hook::Request);
-        state.head.load_request(request);
-        let result = self.funcs.request.call(&mut self.store, ());
+        self.store.data_mut().begin(Hook::Request);
+        let result = lend(&mut self.store, Message::Request(request), |store| self.funcs.request.call(store, ()));
         let state = self.store.data_mut();
         result.and_then(|number| decide(state, hooks, number)).map_err(|error| fault(state, &error))
     }
@@ -98,16 +97,12 @@ impl Live {
         body: &[u8],
         end: bool,
     ) -> Result<Said, Fault> {
-        let state = self.store.data_mut();
-        state.begin(Hook::UndecidedBody);
-        state.head.load_request(request);
-        state.load_body(body);
+        self.store.data_mut().begin(Hook::UndecidedBody);
         let result = match &self.funcs.request_body {
-            Some(hook) => hook.call(&mut self.store, (token, end.into())),
+            Some(hook) => lend(&mut self.store, Message::Undecided(request, body), |store| hook.call(store, (token, end.into()))),
             None => Ok(verdict::PASS),
         };
         let state = self.store.data_mut();
-        state.unload_body();
         let said = result.and_then(|number| decide(state, hooks, number)).map_err(|error| fault(state, &error))?;
         match said {
             Said::NeedsBody(..) => {
@@ -119,17 +114,15 @@ impl Live {
     }
 
     pub(crate) fn on_body(&mut self, token: u64, side: Side, window: &[u8], end: bool) -> Result<LinkBody, Fault> {
-        let state = self.store.data_mut();
-        state.begin(if side == Side::Request { Hook::RequestBody } else { Hook::ResponseBody });
-        state.load_body(window);
+        self.store.data_mut().begin(if side == Side::Request { Hook::RequestBody } else { Hook::ResponseBody });
         let params = (token, end.into());
-        let result = match (side, &self.funcs.request_body, &self.funcs.response_body) {
-            (Side::Request, Some(hook), _) => hook.call(&mut self.store, params).map(|_| ()),
-            (Side::Response, _, Some(hook)) => hook.call(&mut self.store, params),
+        let funcs = &self.funcs;
+        let result = lend(&mut self.store, Message::Body(window), |store| match (side, &funcs.request_body, &funcs.response_body) {
+            (Side::Request, Some(hook), _) => hook.call(store, params).map(|_| ()),
+            (Side::Response, _, Some(hook)) => hook.call(store, params),
             _ => Ok(()),
-        };
+        });
         let state = self.store.data_mut();
-        state.unload_body();
         match result {
             Ok(()) => Ok(LinkBody { replaced: state.said.replaced.take(), abort: state.said.aborts }),
             Err(error) => Err(fault(state, &error)),
@@ -140,10 +133,8 @@ impl Live {
         let Some(hook) = &self.funcs.response else {
             return Ok(LinkResponse::default());
         };
-        let state = self.store.data_mut();
-        state.begin(Hook::Response);
-        state.head.load_response(response);
-        let result = hook.call(&mut self.store, token);
+        self.store.data_mut().begin(Hook::Response);
+        let result = lend(&mut self.store, Message::Response(response), |store| hook.call(store, token));
         let state = self.store.data_mut();
         if let Err(error) = result {
             return Err(fault(state, &error));
@@ -167,10 +158,8 @@ impl Live {
         let Some(hook) = &self.funcs.connection else {
             return Ok(LinkConnection::default());
         };
-        let state = self.store.data_mut();
-        state.begin(Hook::Connection);
-        state.head.load_connection(connection);
-        let result = hook.call(&mut self.store, ());
+        self.store.data_mut().begin(Hook::Connection);
+        let result = lend(&mut self.store, Message::Connection(connection), |store| hook.call(store, ()));
         let state = self.store.data_mut();
         let verdict = result.and_then(|number| match number {
             verdict::RESPOND | verdict::NEED_BODY => {

@@ -3,6 +3,7 @@
 mod check;
 mod host;
 mod instance;
+mod lent;
 mod live;
 mod state;
 
