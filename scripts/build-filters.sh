@@ -1,7 +1,8 @@
 #!/usr/bin/env bash
 # Builds every filter of examples/filters/ to OUT_DIR/NAME.wasm (default: target/filters).
 #
-#   scripts/build-filters.sh [--rust] [OUT_DIR]      --rust: only those in Rust, so that no other language is installed
+#   scripts/build-filters.sh [--rust] [OUT_DIR [FOLDER]]      --rust: only those in Rust, so that no other language is installed
+#                                                             FOLDER: instead of examples/filters
 #
 # This is the one place that knows how a Wasm filter is built. A folder's files tell its language: Cargo.toml, *.c, go.mod,
 # package.json (AssemblyScript) or *.zig. A compiler that is missing is installed: Debian's clang and lld, Zig from PyPI and
@@ -16,13 +17,13 @@ set -euo pipefail
 
 TRIPLE=wasm32-unknown-unknown
 ROOT=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
-FILTERS=$ROOT/examples/filters
 ONLY_RUST=
 if [ "${1:-}" = --rust ]; then
     ONLY_RUST=yes
     shift
 fi
 OUT=$(mkdir -p "${1:-$ROOT/target/filters}" && cd "${1:-$ROOT/target/filters}" && pwd)
+FILTERS=$(cd "${2:-$ROOT/examples/filters}" && pwd)
 BUILD=$ROOT/target/filters-build
 CACHE=${XDG_CACHE_HOME:-$HOME/.cache}/mirrord-dev
 SYSROOTS=$CACHE/wasm-sysroot
@@ -111,7 +112,7 @@ build() {
     for crate in */Cargo.toml; do
         name=$(dirname "$crate")
         built=$BUILD/$TRIPLE/release/$(tr - _ <<<"$name").wasm
-        [ -f "$built" ] || die "examples/filters/$name built no $built: is its package called '$name', with crate-type cdylib?"
+        [ -f "$built" ] || die "$FILTERS/$name built no $built: is its package called '$name', with crate-type cdylib?"
         place "$built" "$OUT/$name.wasm"
     done
 }
@@ -179,7 +180,7 @@ build_others() {
             rust) continue ;;
             none)
                 # Cargo's, where somebody builds by hand.
-                [ "$name" = target ] || die "examples/filters/$name holds no Cargo.toml, go.mod, package.json, *.c or *.zig"
+                [ "$name" = target ] || die "$FILTERS/$name holds no Cargo.toml, go.mod, package.json, *.c or *.zig"
                 continue
                 ;;
         esac
@@ -188,7 +189,7 @@ build_others() {
         stamp=$({ echo "$TOOL"; declare -f "build_$language"; find . -type f -not -path './node_modules/*' -not -path './build/*' -print0 | LC_ALL=C sort -z | xargs -0 sha256sum; } | sha256sum)
         if [ ! -f "$made/$name.wasm" ] || [ "$stamp" != "$(cat "$made/$name.stamp" 2>/dev/null)" ]; then
             rm -f "$made/$name.stamp"
-            "build_$language" "$made/$name.wasm" >&2 || die "examples/filters/$name does not compile (see above)"
+            "build_$language" "$made/$name.wasm" >&2 || die "$FILTERS/$name does not compile (see above)"
             echo "$stamp" >"$made/$name.stamp"
         fi
         place "$made/$name.wasm" "$OUT/$name.wasm"

@@ -13,13 +13,14 @@
 
 use std::rc::Rc;
 use std::task::{Context, Poll};
+use std::time::Duration;
 
 use crate::filter::Configured;
 use crate::followers::{Ended, Follower, Followers};
 use crate::link::{Decision, Link, LinkStep, Side, Wants};
 use crate::{
-    BodyDecision, ConnectionDecision, ConnectionParts, Edit, Fault, Filter, LocalResponse, Outcome, Policy, RequestParts, ResponseDecision,
-    ResponseParts, Verdict, abi::limit,
+    BodyDecision, Callout, CalloutId, CalloutResponse, ConnectionDecision, ConnectionParts, Edit, Fault, Field, Filter, LocalResponse,
+    Outcome, Policy, RequestParts, ResponseDecision, ResponseParts, TrailersDecision, Verdict, abi::limit,
 };
 
 /// A session's filters on one thread.
@@ -31,6 +32,14 @@ pub struct Chain {
 struct Place {
     filter: Filter,
     link: Box<dyn Link>,
+}
+
+/// What came of looking after the links.
+#[derive(Debug, Default)]
+pub struct Background {
+    /// When to look again, unless woken before.
+    pub next: Option<Duration>,
+    pub faults: Vec<Fault>,
 }
 
 /// How far the walk is.
@@ -216,6 +225,25 @@ impl Chain {
         decision
     }
 
+    /// The trailers of a body, for the links that follow the exchange; their edits.
+    pub fn on_trailers(&mut self, followers: &mut Followers, side: Side, trailers: &[Field<'_>]) -> TrailersDecision {
+        let mut decision = TrailersDecision::default();
+        let count = followers.list.len();
+        for at in 0..count {
+            let at = if side == Side::Request { at } else { count - 1 - at };
+            let Some(follower) = followers.list.get_mut(at) else { break };
+            let Some(place) = self.links.get_mut(follower.link) else { continue };
+            match place.call(|link| link.on_trailers(follower.exchange, side, trailers)) {
+                Ok(edits) => append(&mut decision.edits, edits),
+                Err(fault) => {
+                    decision.faults.push(fault);
+                    follower.wants = Wants::default();
+                }
+            }
+        }
+        decision
+    }
+
     /// The exchange is over, however it ended. Dropping the followers says the same, a little later.
     pub fn on_end(&mut self, mut followers: Followers) -> Vec<Fault> {
         let mut faults = Vec::new();
@@ -255,6 +283,41 @@ impl Chain {
             }
         }
         decision
+    }
+
+    /// Whether [`Chain::background`] has anything to do, ever.
+    #[must_use]
+    pub fn wants_background(&self) -> bool {
+        self.links.iter().any(|place| place.filter.wants_background())
+    }
+
+    /// Lets the links do what is due without a request: ticks, items in queues. To be called off the request path, at first
+    /// once, then whenever `cx` is woken and after the time that it returns; the callouts are to be taken after it.
+    pub fn background(&mut self, cx: &mut Context<'_>) -> Background {
+        self.end_dropped();
+        let mut background = Background::default();
+        for place in &mut self.links {
+            match place.call(|link| link.background(cx)) {
+                Ok(next) => background.next = [background.next, next].into_iter().flatten().min(),
+                Err(fault) => background.faults.push(fault),
+            }
+        }
+        background
+    }
+
+    /// HTTP calls that the links want to be made, each to be answered by [`Chain::on_callout`].
+    pub fn take_callouts(&mut self) -> Vec<Callout> {
+        let mut callouts = Vec::new();
+        for (index, place) in self.links.iter_mut().enumerate() {
+            place.link.take_callouts(index, &mut callouts);
+        }
+        callouts
+    }
+
+    /// What came of a callout; nothing: it failed or took too long. Wakes who waits for what the link makes of it.
+    pub fn on_callout(&mut self, id: CalloutId, response: Option<CalloutResponse>) -> Option<Fault> {
+        let place = self.links.get_mut(id.link)?;
+        place.call(|link| link.on_callout(id.generation, id.token, response)).err()
     }
 
     fn walk(&mut self, from: usize, mut so_far: Outcome, request: &RequestParts<'_>) -> Step {

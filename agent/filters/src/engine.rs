@@ -8,7 +8,7 @@ use sha2::{Digest, Sha256};
 use crate::cache::Cache;
 use crate::log::{LogSink, to_tracing};
 use crate::ticker::Ticker;
-use crate::{FilterError, Module, abi, module, own};
+use crate::{FilterError, Module, abi, module, own, proxy_wasm};
 
 /// Address space that a memory gets at once. Growth within it moves nothing; the default limit fits in.
 const MEMORY_RESERVATION: u64 = 16 << 20;
@@ -34,6 +34,7 @@ pub(crate) struct Inner {
     pub(crate) wasmtime: wasmtime::Engine,
     pub(crate) ticker: Ticker,
     pub(crate) linker: wasmtime::Linker<own::State>,
+    pub(crate) proxy_wasm: wasmtime::Linker<proxy_wasm::Host>,
     pub(crate) log: LogSink,
     cache: Option<Cache>,
 }
@@ -46,10 +47,11 @@ impl Engine {
     pub fn new(settings: EngineSettings) -> Result<Engine, FilterError> {
         let wasmtime = wasmtime::Engine::new(&config()).map_err(|e| FilterError::Engine(format!("{e:#}")))?;
         let linker = own::linker(&wasmtime).map_err(|e| FilterError::Engine(format!("{e:#}")))?;
+        let proxy_wasm = proxy_wasm::linker(&wasmtime).map_err(|e| FilterError::Engine(format!("{e:#}")))?;
         let ticker = Ticker::start(&wasmtime).map_err(|e| FilterError::Engine(format!("no thread: {e}")))?;
         let cache = settings.cache_dir.and_then(|dir| Cache::open(&dir, &wasmtime));
         let log = settings.log.unwrap_or_else(|| Arc::new(to_tracing));
-        Ok(Engine { inner: Arc::new(Inner { wasmtime, ticker, linker, log, cache }) })
+        Ok(Engine { inner: Arc::new(Inner { wasmtime, ticker, linker, proxy_wasm, log, cache }) })
     }
 
     /// Compiles a module (or takes it from the cache) and checks that it is a filter: known ABI, no foreign imports.

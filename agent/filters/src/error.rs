@@ -27,7 +27,7 @@ pub enum FilterError {
         "{name} speaks version {version} of the filter ABI, this agent speaks version 1; use a newer agent, or build the filter with an older SDK"
     )]
     NewerAbi { name: String, version: String },
-    #[error("{name} is a proxy-wasm module (ABI {version}), which is not supported yet; build it with the mirrord-filter-sdk")]
+    #[error("{name} is a proxy-wasm module of ABI {version}; build it with an SDK of ABI 0.2.0 or 0.2.1, which current ones have")]
     ProxyWasm { name: String, version: String },
     #[error("{name} imports {import}, which filters may not use ({hint})")]
     ForbiddenImport { name: String, import: String, hint: &'static str },

@@ -7,10 +7,11 @@ use std::time::Duration;
 use crate::health::Health;
 use crate::link::Link;
 use crate::log::{FilterLog, LogSink};
-use crate::own;
+use crate::proxy_wasm::{Plugin, Upstream};
 use crate::random::{Random, any_seed};
 use crate::series::Metric;
 use crate::shared::Shared;
+use crate::{own, proxy_wasm};
 
 /// Within which a filter stays. Values out of reason are brought back into it.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -72,6 +73,11 @@ pub struct Settings {
     pub limits: Limits,
     pub policy: Policy,
     pub isolation: Isolation,
+    /// Hosts that a proxy-wasm filter's HTTP calls may reach; any other call is refused.
+    pub upstreams: Vec<Upstream>,
+    /// A proxy-wasm filter sees every body, not only where it took `content-length` away or paused at the head. A body that
+    /// is shown may be framed anew.
+    pub bodies: bool,
     /// Where its log lines go; nothing: to the engine's sink.
     pub log: Option<LogSink>,
     /// What it may ask about its session, by name.
@@ -111,11 +117,13 @@ pub(crate) struct Configured {
 pub(crate) enum Kind {
     /// A module of our own ABI (docs/abi.md).
     Own(own::Guest),
+    /// A module of proxy-wasm 0.2.1.
+    ProxyWasm(Arc<Plugin>),
 }
 
 impl Filter {
     pub(crate) fn new(name: &str, sha256: &str, settings: Settings, log: LogSink, kind: Kind) -> Filter {
-        let Settings { config, limits, policy, isolation, properties, seed, replaces, log: _ } = settings;
+        let Settings { config, limits, policy, isolation, properties, seed, replaces, .. } = settings;
         let inner = Configured {
             name: name.into(),
             sha256: sha256.into(),
@@ -155,7 +163,10 @@ impl Filter {
     /// The counters and histograms that it has named.
     #[must_use]
     pub fn metrics(&self) -> Vec<Metric> {
-        self.inner.shared.metrics.all()
+        match &self.inner.kind {
+            Kind::ProxyWasm(plugin) => plugin.metrics(),
+            Kind::Own(_) => self.inner.shared.metrics.all(),
+        }
     }
 
     /// How much longer it is set aside, because it failed too often in a row; `None`: it is not.
@@ -169,13 +180,21 @@ impl Filter {
     pub fn wants_connections(&self) -> bool {
         match &self.inner.kind {
             Kind::Own(guest) => guest.hooks.connection,
+            Kind::ProxyWasm(_) => false,
         }
+    }
+
+    /// Whether somebody has to look after it between requests: [`crate::Chain::background`].
+    #[must_use]
+    pub fn wants_background(&self) -> bool {
+        matches!(self.inner.kind, Kind::ProxyWasm(_))
     }
 
     /// A new link for one thread.
     pub(crate) fn link(&self) -> Box<dyn Link> {
         match &self.inner.kind {
             Kind::Own(guest) => Box::new(own::Instance::new(self.inner.clone(), guest.clone())),
+            Kind::ProxyWasm(plugin) => Box::new(proxy_wasm::Instance::new(self.inner.clone(), plugin.clone())),
         }
     }
 }

@@ -25,12 +25,14 @@ mod log;
 mod message;
 mod module;
 mod own;
+mod proxy_wasm;
 mod random;
 mod series;
 mod shared;
 mod ticker;
+mod wasi;
 
-pub use chain::{Chain, Pending, Step};
+pub use chain::{Background, Chain, Pending, Step};
 pub use engine::{Engine, EngineSettings};
 pub use error::{Fault, FaultKind, FilterError};
 pub use filter::{Filter, Isolation, Limits, Policy, Settings};
@@ -39,8 +41,9 @@ pub use link::{Exchange, Side, Wants};
 pub use log::{LogLevel, LogSink};
 pub use message::{
     BodyDecision, ConnectionDecision, ConnectionParts, Edit, Field, LocalResponse, Outcome, RequestParts, ResponseDecision, ResponseParts,
-    Verdict, Version,
+    TrailersDecision, Verdict, Version,
 };
 pub use mirrord_filter_sdk::abi;
 pub use module::Module;
+pub use proxy_wasm::{Callout, CalloutId, CalloutResponse, MAX_CALLOUT_RESPONSE, Upstream};
 pub use series::{BUCKETS, Metric, MetricValue};

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
-use crate::{ConnectionParts, Edit, Fault, LocalResponse, RequestParts, ResponseParts, Verdict};
+use crate::{Callout, CalloutResponse, ConnectionParts, Edit, Fault, Field, LocalResponse, RequestParts, ResponseParts, Verdict};
 
 /// Names one request of one link to that link, until it has ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -110,4 +110,22 @@ pub(crate) trait Link {
     fn on_end(&mut self, exchange: Exchange, tell: bool) -> Result<(), Fault>;
 
     fn on_connection(&mut self, connection: &ConnectionParts<'_>) -> Result<LinkConnection, Fault>;
+
+    /// What follows a body that has trailers; its edits.
+    fn on_trailers(&mut self, _exchange: Exchange, _side: Side, _trailers: &[Field<'_>]) -> Result<Vec<Edit>, Fault> {
+        Ok(Vec::new())
+    }
+
+    /// Does what is due without a request, and says when next; wakes `cx` when there is something to do earlier.
+    fn background(&mut self, _cx: &mut Context<'_>) -> Result<Option<Duration>, Fault> {
+        Ok(None)
+    }
+
+    /// HTTP calls that it wants to be made.
+    fn take_callouts(&mut self, _link: usize, _out: &mut Vec<Callout>) {}
+
+    /// What came of one; nothing: it failed.
+    fn on_callout(&mut self, _generation: u32, _token: u32, _response: Option<CalloutResponse>) -> Result<(), Fault> {
+        Ok(())
+    }
 }

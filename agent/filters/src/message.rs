@@ -158,6 +158,13 @@ pub struct BodyDecision {
     pub faults: Vec<Fault>,
 }
 
+/// What a chain made of a body's trailers.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct TrailersDecision {
+    pub edits: Vec<Edit>,
+    pub faults: Vec<Fault>,
+}
+
 /// What a chain made of a connection.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct ConnectionDecision {

@@ -7,7 +7,7 @@ use wasmtime::{FuncType, ValType};
 use crate::engine::Engine;
 use crate::filter::{Filter, Limits, Settings};
 use crate::log::LogSink;
-use crate::{FilterError, abi, own};
+use crate::{FilterError, abi, own, proxy_wasm};
 
 /// A compiled module that is a filter. A clone is the same module.
 #[derive(Clone)]
@@ -24,12 +24,14 @@ struct Inner {
 
 enum Guest {
     Own(own::Guest),
+    ProxyWasm(proxy_wasm::Guest),
 }
 
 impl Module {
     pub(crate) fn new(engine: Engine, name: &str, sha256: String, compiled: &wasmtime::Module) -> Result<Module, FilterError> {
         let guest = match speaks(name, compiled)? {
             Speaks::Own => Guest::Own(own::Guest::new(&engine, name, compiled)?),
+            Speaks::ProxyWasm => Guest::ProxyWasm(proxy_wasm::Guest::new(&engine, name, compiled)?),
         };
         Ok(Module { inner: Arc::new(Inner { engine, name: name.into(), sha256, guest }) })
     }
@@ -77,6 +79,7 @@ impl Module {
         let log = settings.log.clone().unwrap_or_else(|| engine.inner.log.clone());
         match guest {
             Guest::Own(guest) => own::configure(guest, name, sha256, settings, log),
+            Guest::ProxyWasm(guest) => proxy_wasm::configure(guest, name, sha256, settings, log),
         }
     }
 }
@@ -84,12 +87,16 @@ impl Module {
 /// The ABIs.
 enum Speaks {
     Own,
+    ProxyWasm,
 }
 
 /// Which ABI a module speaks, and that it does so properly.
 fn speaks(name: &str, module: &wasmtime::Module) -> Result<Speaks, FilterError> {
     if module.get_export(abi::export::VERSION_1).is_some() {
         return own::check(name, module).map(|()| Speaks::Own);
+    }
+    if proxy_wasm::speaks(module) {
+        return proxy_wasm::check(name, module).map(|()| Speaks::ProxyWasm);
     }
     Err(foreign(name, module))
 }
@@ -121,9 +128,6 @@ fn looks_like_wat(text: &[u8]) -> bool {
 fn foreign(name: &str, module: &wasmtime::Module) -> FilterError {
     let name = name.to_owned();
     for export in module.exports() {
-        if let Some(version) = export.name().strip_prefix("proxy_abi_version_") {
-            return FilterError::ProxyWasm { name, version: version.replace('_', ".") };
-        }
         if let Some(version) = export.name().strip_prefix(abi::export::VERSION_PREFIX) {
             return FilterError::NewerAbi { name, version: version.into() };
         }

@@ -19,6 +19,8 @@ pub struct Metric {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum MetricValue {
     Counter(u64),
+    /// Of proxy-wasm filters.
+    Gauge(i64),
     /// How many observations fell into each bucket of [`BUCKETS`] and the last one above, and their sum.
     Histogram {
         buckets: [u64; BUCKETS.len() + 1],

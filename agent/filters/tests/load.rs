@@ -31,7 +31,10 @@ fn each_kind_of_wrong_file_has_its_own_message_with_the_next_step() {
         ("wat", b"(module (func $f (result i32)))", ["not a valid Wasm module", "build it anew"]),
         ("no-abi", &guest("no-abi"), ["no known filter ABI", "mirrord-filter-sdk"]),
         ("abi-2", &guest("abi-2"), ["version 2 of the filter ABI", "newer agent"]),
-        ("proxy-wasm", &guest("proxy-wasm"), ["proxy-wasm module (ABI 0.2.1)", "not supported yet"]),
+        ("proxy-wasm-3", &guest("proxy-wasm-3"), ["proxy-wasm module of ABI 0.3.0", "ABI 0.2.0 or 0.2.1"]),
+        ("proxy-wasm", &guest("proxy-wasm"), ["proxy_on_memory_allocate", "nothing can be returned to the filter"]),
+        ("proxy-wasm-import", &guest("proxy-wasm-import"), ["imports env.proxy_redis_call", "proxy-wasm 0.2.1 has no such function"]),
+        ("proxy-wasm-tcp", &guest("proxy-wasm-tcp"), ["no HTTP filter", "TCP streams are not supported"]),
         ("imports-wasi", &guest("imports-wasi"), ["imports wasi_snapshot_preview1.clock_time_get", "wasm32-unknown-unknown"]),
     ] {
         let message = refusal(name, bytes);

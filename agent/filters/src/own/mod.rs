@@ -12,7 +12,7 @@ use std::sync::Arc;
 pub(crate) use check::check;
 pub(crate) use host::linker;
 pub(crate) use instance::Instance;
-pub(crate) use state::State;
+pub(crate) use state::{Limiter, State};
 
 use crate::abi::export;
 use crate::engine::Engine;

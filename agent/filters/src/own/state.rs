@@ -10,7 +10,7 @@ use crate::deadline::Deadline;
 use crate::filter::Configured;
 use crate::random::Random;
 use crate::series::Series;
-use crate::{Edit, LogLevel};
+use crate::{Edit, Limits, LogLevel};
 
 /// Which hook runs; decides which host calls make sense.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -52,7 +52,7 @@ pub(crate) struct State {
 
 impl State {
     pub(crate) fn new(filter: Arc<Configured>) -> Self {
-        let limiter = Limiter { memory: filter.limits.memory, table_elements: filter.limits.table_elements, refused: false };
+        let limiter = Limiter::new(&filter.limits);
         State {
             random: filter.next_random(),
             filter,
@@ -117,6 +117,12 @@ pub(crate) struct Limiter {
     memory: usize,
     table_elements: usize,
     pub(crate) refused: bool,
+}
+
+impl Limiter {
+    pub(crate) fn new(limits: &Limits) -> Self {
+        Limiter { memory: limits.memory, table_elements: limits.table_elements, refused: false }
+    }
 }
 
 impl ResourceLimiter for Limiter {

@@ -1,4 +1,4 @@
-;; What a proxy-wasm filter looks like from outside.
+;; A proxy-wasm filter that has no allocator.
 (module
   (import "env" "proxy_log" (func (param i32 i32 i32) (result i32)))
   (memory (export "memory") 1)
