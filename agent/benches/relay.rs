@@ -16,9 +16,9 @@ use mirrord_agent::gateway::{
     http1::relay::Relay,
     link::Link,
     sock::Sock,
-    steer::{Event, Flow, Plan, Steering, Surroundings, Upstream, Watch},
+    steer::{Connecting, Event, Flow, Plan, Steered, Steering, Surroundings, Upstream},
 };
-use mirrord_filters::{Edit, RequestParts, ResponseParts};
+use mirrord_filters::{ConnectionParts, RequestParts};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
 static ALLOCATIONS: AtomicU64 = AtomicU64::new(0);
@@ -109,16 +109,16 @@ impl Surroundings for PassAll {
     type Stream = Stream;
 
     fn plan(&self, _: &Flow) -> Plan {
-        Plan::Read { other: Upstream::Pod, copies: Vec::new() }
+        Plan::Read
     }
 
-    fn steer(&self, _: &Flow, request: &RequestParts<'_>) -> Steering {
+    fn steer(self: &Rc<Self>, _: &Flow, request: &RequestParts<'_>) -> Steered {
         std::hint::black_box(request.headers.iter().any(|field| field.name.eq_ignore_ascii_case(b"x-user")));
-        Steering::default()
+        Steered::Decided(Steering::default())
     }
 
-    fn response_edits(&self, _: Watch, _: &ResponseParts<'_>) -> Vec<Edit> {
-        Vec::new()
+    fn connection(&self, _: &Flow, _: &ConnectionParts<'_>) -> Connecting {
+        Connecting::default()
     }
 
     fn refuse_ambiguous(&self, _: &Flow) -> bool {

@@ -121,6 +121,8 @@ pub struct Tally {
     pub mirrored: Count,
     pub stolen: Count,
     pub answered: Count,
+    /// Reset in a filter's name.
+    pub aborted: Count,
     /// Copies; one request may make several.
     pub copies: Count,
 }
@@ -134,6 +136,7 @@ impl Tally {
             Target::Pod => &self.passed,
             Target::Session(_) => &self.stolen,
             Target::Respond(_) => &self.answered,
+            Target::Abort => &self.aborted,
         };
         count.add(1);
     }
@@ -151,6 +154,7 @@ pub struct Counters {
     pub copies_dropped: Count,
     pub fell_back: Count,
     pub bad_gateway: Count,
+    pub skipped: Count,
     /// Between a request's head and the verdict, of one request of some.
     pub decision: Histogram,
     /// Between the verdict and the answer's first byte, of the same requests.
@@ -171,6 +175,7 @@ impl Default for Counters {
             copies_dropped: Count::default(),
             fell_back: Count::default(),
             bad_gateway: Count::default(),
+            skipped: Count::default(),
             decision: Histogram::new(DECISION_BOUNDS),
             pod: Histogram::new(UPSTREAM_BOUNDS),
             session: Histogram::new(UPSTREAM_BOUNDS),
@@ -210,6 +215,7 @@ impl Counters {
             Event::CopyDropped => &self.copies_dropped,
             Event::FellBack => &self.fell_back,
             Event::BadGateway => &self.bad_gateway,
+            Event::Skipped => &self.skipped,
         };
         count.add(1);
     }

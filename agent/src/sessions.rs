@@ -26,6 +26,8 @@ pub struct SessionSpec {
     pub ambiguous: Ambiguous,
     /// The chain, in order; empty: everything is picked.
     pub filters: Vec<Filter>,
+    /// Responses to requests that its filters took tell so.
+    pub show_decision: bool,
     /// worker --faults, filters' log lines--> session's user; full means that lines are dropped.
     pub notices: mpsc::Sender<Event>,
     /// What a session that only looks wants to see, and where it goes.
@@ -139,7 +141,15 @@ mod tests {
     fn session(sessions: &mut Sessions, mode: Mode, priority: i32) -> SessionId {
         let id = sessions.new_id().unwrap();
         let owner = Owner { user: format!("user{id}"), host: "h".into(), pid: 1, command: "c".into() };
-        let spec = SessionSpec { id, mode, ambiguous: Ambiguous::Pass, filters: Vec::new(), notices: mpsc::channel(1).0, inspects: None };
+        let spec = SessionSpec {
+            id,
+            mode,
+            ambiguous: Ambiguous::Pass,
+            show_decision: false,
+            filters: Vec::new(),
+            notices: mpsc::channel(1).0,
+            inspects: None,
+        };
         let (token, ports, since, linked) = ([id as u8; 16], BTreeSet::new(), SystemTime::UNIX_EPOCH, watch::Sender::default());
         sessions.insert(Session { spec, owner, priority, token, ports, since, linked });
         id

@@ -5,9 +5,12 @@
 //! control thread --Order--> worker        (tables, sessions, delivery connections; each is acknowledged)
 //! ```
 
+mod ask;
+mod follow;
 mod latency;
 mod looking;
 mod passed;
+mod reach;
 pub mod room;
 mod table;
 mod thread;

@@ -15,9 +15,9 @@ use std::{
 
 use mirrord_agent::gateway::{
     connection,
-    steer::{Event, Flow, Plan, SessionId, Steering, Surroundings, Target, Upstream, Watch},
+    steer::{Connecting, Event, Flow, Plan, SessionId, Steered, Steering, Surroundings, Target, Upstream},
 };
-use mirrord_filters::{Edit, RequestParts, ResponseParts};
+use mirrord_filters::{ConnectionParts, RequestParts};
 
 const DEADLINE: Duration = Duration::from_secs(10);
 const REQUEST: &[u8] = b"GET / HTTP/1.1\r\nHost: a\r\n\r\n";
@@ -28,6 +28,11 @@ const OK: &[u8] = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok";
 #[derive(Clone)]
 struct World {
     plan: Plan,
+    /// Who gets what is no HTTP, and who a copy of it.
+    other: Upstream,
+    copied_to: Vec<SessionId>,
+    /// A filter looks at the server's name: session 1 has `mine.test`, with a copy for the pod, and `none.test` is reset.
+    by_name: bool,
     pod: SocketAddr,
     sessions: HashMap<SessionId, SocketAddr>,
     events: Arc<Mutex<Vec<Event>>>,
@@ -38,19 +43,28 @@ impl Surroundings for World {
     type Stream = tokio::net::TcpStream;
 
     fn plan(&self, _: &Flow) -> Plan {
-        self.plan.clone()
+        self.plan
     }
 
     /// `X-User: me` is for session 1, `X-Copy` is copied to it.
-    fn steer(&self, _: &Flow, request: &RequestParts<'_>) -> Steering {
+    fn steer(self: &Rc<Self>, _: &Flow, request: &RequestParts<'_>) -> Steered {
         let has = |name: &[u8]| request.headers.iter().any(|field| field.name.eq_ignore_ascii_case(name));
         let target = if has(b"x-user") { Target::Session(1) } else { Target::Pod };
         let copies = if has(b"x-copy") { vec![1] } else { Vec::new() };
-        Steering { target, copies, ..Steering::default() }
+        Steered::Decided(Steering { target, copies, ..Steering::default() })
     }
 
-    fn response_edits(&self, _: Watch, _: &ResponseParts<'_>) -> Vec<Edit> {
-        Vec::new()
+    fn looks_at_connections(&self, _: &Flow) -> bool {
+        self.by_name
+    }
+
+    fn connection(&self, _: &Flow, connection: &ConnectionParts<'_>) -> Connecting {
+        let other = Connecting { target: self.other.into(), copies: self.copied_to.clone(), pod_copy: false };
+        match connection.sni.filter(|_| self.by_name) {
+            Some(b"mine.test") => Connecting { target: Target::Session(1), pod_copy: true, ..Connecting::default() },
+            Some(b"none.test") => Connecting { target: Target::Abort, ..Connecting::default() },
+            _ => other,
+        }
     }
 
     fn refuse_ambiguous(&self, _: &Flow) -> bool {
@@ -99,7 +113,13 @@ impl Drop for Gateway {
 
 fn gateway_with(plan: Plan, pod: SocketAddr, sessions: &[(SessionId, SocketAddr)]) -> Gateway {
     let sessions = sessions.iter().copied().collect();
-    gateway_in(World { plan, pod, sessions, events: Arc::default(), refuse: false })
+    gateway_in(World { sessions, ..world(plan, pod) })
+}
+
+/// Without sessions; what is no HTTP is the pod's.
+fn world(plan: Plan, pod: SocketAddr) -> World {
+    let (other, copied_to, sessions, events) = (Upstream::Pod, Vec::new(), HashMap::new(), Arc::default());
+    World { plan, other, copied_to, by_name: false, pod, sessions, events, refuse: false }
 }
 
 fn gateway_in(world: World) -> Gateway {
@@ -124,12 +144,8 @@ fn gateway_in(world: World) -> Gateway {
     Gateway { address, events, stop: Some(stop), thread: Some(thread) }
 }
 
-fn read_plan() -> Plan {
-    Plan::Read { other: Upstream::Pod, copies: Vec::new() }
-}
-
 fn gateway(pod: SocketAddr) -> Gateway {
-    gateway_with(read_plan(), pod, &[])
+    gateway_with(Plan::Read, pod, &[])
 }
 
 impl Gateway {
@@ -239,7 +255,7 @@ fn an_end_is_an_end_and_a_reset_a_reset() {
 fn a_pod_that_refuses_resets_as_soon_as_something_is_for_it() {
     let nobody = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
     let session = server(|stream| answer_all(stream, OK));
-    let gateway = gateway_with(read_plan(), nobody, &[(1, session)]);
+    let gateway = gateway_with(Plan::Read, nobody, &[(1, session)]);
     let mut client = gateway.connect();
     for _ in 0..2 {
         client.write_all(STOLEN).unwrap();
@@ -297,7 +313,7 @@ fn upgrades_of_the_pod_and_of_a_session_carry_bytes_both_ways() {
             stream.write_all(&sent).unwrap();
         })
     };
-    let gateway = gateway_with(read_plan(), upgrade(b"pod!"), &[(1, upgrade(b"session!"))]);
+    let gateway = gateway_with(Plan::Read, upgrade(b"pod!"), &[(1, upgrade(b"session!"))]);
     for (head, name) in [(&b"GET / HTTP/1.1\r\n"[..], &b"pod!"[..]), (b"GET / HTTP/1.1\r\nX-User: me\r\n", b"session!")] {
         let mut client = gateway.connect();
         client.write_all(&[head, b"Connection: Upgrade\r\nUpgrade: x\r\n\r\n"].concat()).unwrap();
@@ -333,8 +349,9 @@ fn an_unread_connection_is_the_sessions_or_else_the_pods() {
     let pod = server(|mut stream| stream.write_all(b"pod").unwrap());
     let session = server(|mut stream| stream.write_all(b"session").unwrap());
     for (sessions, answer, events) in [(vec![(1, session)], &b"session"[..], 0), (vec![], b"pod", 1)] {
-        for plan in [Plan::Opaque(Upstream::Session(1)), Plan::Read { other: Upstream::Session(1), copies: Vec::new() }] {
-            let gateway = gateway_with(plan.clone(), pod, &sessions);
+        for plan in [Plan::Opaque(Upstream::Session(1)), Plan::Read] {
+            let sessions = sessions.iter().copied().collect();
+            let gateway = gateway_in(World { sessions, other: Upstream::Session(1), ..world(plan, pod) });
             let mut client = gateway.connect();
             assert_eq!(read_until(&mut client, answer), answer);
             let events_of_falling = gateway.events.lock().unwrap().iter().filter(|event| **event == Event::FellBack).count();
@@ -426,7 +443,7 @@ fn program(close: bool) -> (SocketAddr, Arc<Mutex<usize>>) {
 fn every_copied_request_is_seen_also_by_a_program_that_closes_after_each() {
     for close in [false, true] {
         let (session, seen) = program(close);
-        let gateway = gateway_with(read_plan(), server(|stream| answer_all(stream, OK)), &[(1, session)]);
+        let gateway = gateway_with(Plan::Read, server(|stream| answer_all(stream, OK)), &[(1, session)]);
         for _ in 0..10 {
             let mut client = gateway.connect();
             for _ in 0..50 {
@@ -449,7 +466,7 @@ fn a_program_that_stands_still_holds_nobody_up_and_loses_whole_copies() {
         thread::sleep(DEADLINE);
         drop(stream);
     });
-    let gateway = gateway_with(read_plan(), server(|stream| answer_all(stream, OK)), &[(1, session)]);
+    let gateway = gateway_with(Plan::Read, server(|stream| answer_all(stream, OK)), &[(1, session)]);
     let mut client = gateway.connect();
     let padded = [&MIRRORED[..MIRRORED.len() - 2], b"Pad: ", &[b'p'; 4000][..], b"\r\n\r\n"].concat();
     let start = Instant::now();
@@ -471,8 +488,7 @@ fn a_raw_connection_is_copied_in_order() {
         let sent = read_to_end(&mut stream).unwrap();
         stream.write_all(&sent).unwrap();
     });
-    let plan = Plan::Read { other: Upstream::Pod, copies: vec![1] };
-    let gateway = gateway_with(plan, pod, &[(1, session)]);
+    let gateway = gateway_in(World { copied_to: vec![1], sessions: [(1, session)].into(), ..world(Plan::Read, pod) });
     let mut client = gateway.connect();
     let bytes: Vec<u8> = (0..50_000u32).flat_map(u32::to_be_bytes).collect();
     for piece in bytes.chunks(1000) {
@@ -481,6 +497,52 @@ fn a_raw_connection_is_copied_in_order() {
     client.shutdown(Shutdown::Write).unwrap();
     assert_eq!(read_to_end(&mut client).unwrap(), bytes);
     assert_eq!(rx.recv_timeout(DEADLINE).unwrap(), bytes);
+}
+
+/// A TLS client's first message for that server, in records of at most so many bytes.
+fn client_hello(name: &str, record: usize) -> Vec<u8> {
+    let long = |bytes: &[u8]| [&(bytes.len() as u16).to_be_bytes()[..], bytes].concat();
+    let names = long(&[&[0][..], &long(name.as_bytes())].concat());
+    let extensions = [&[0, 0][..], &long(&names)].concat();
+    let body = [&[3, 3][..], &[7; 32], &[0], &long(&[0x13, 1]), &[1, 0], &long(&extensions)].concat();
+    let message = [&[1, 0][..], &long(&body)].concat();
+    message.chunks(record).flat_map(|part| [&[22, 3, 1][..], &long(part)].concat()).collect()
+}
+
+#[test]
+fn a_tls_connection_goes_by_the_name_that_it_asks_for() {
+    let (tx, copies) = mpsc::channel();
+    let echo = |mut stream: TcpStream, name: &[u8]| {
+        let heard = read_to_end(&mut stream).unwrap();
+        let _ = stream.write_all(name).and_then(|()| stream.write_all(&heard));
+        heard
+    };
+    let pod = server(move |stream| tx.send(echo(stream, b"pod")).unwrap());
+    let session = server(move |stream| drop(echo(stream, b"session")));
+    let gateway = gateway_in(World { by_name: true, sessions: [(1, session)].into(), ..world(Plan::Read, pod) });
+    for (record, piece) in [(1 << 14, 1 << 14), (40, 1 << 14), (1 << 14, 1), (9, 17)] {
+        for (name, answer) in [("mine.test", &b"session"[..]), ("else.test", b"pod")] {
+            let hello = client_hello(name, record);
+            let mut client = gateway.connect();
+            client.set_nodelay(true).unwrap();
+            hello.chunks(piece).for_each(|piece| client.write_all(piece).unwrap());
+            client.write_all(b"more").unwrap();
+            client.shutdown(Shutdown::Write).unwrap();
+            let sent = [&hello[..], b"more"].concat();
+            assert_eq!(read_to_end(&mut client).unwrap(), [answer, &sent].concat());
+            assert_eq!(copies.recv_timeout(DEADLINE).unwrap(), sent, "the pod has it all, or a copy");
+        }
+    }
+    let mut client = gateway.connect();
+    client.write_all(&client_hello("none.test", 1 << 14)).unwrap();
+    assert!(is_reset(&read_to_end(&mut client)));
+    // Half a message is the pod's after a while.
+    let mut client = gateway.connect();
+    let hello = client_hello("mine.test", 1 << 14);
+    client.write_all(&hello[..20]).unwrap();
+    thread::sleep(Duration::from_millis(2100));
+    client.shutdown(Shutdown::Write).unwrap();
+    assert_eq!(read_to_end(&mut client).unwrap(), [b"pod", &hello[..20]].concat());
 }
 
 #[test]
@@ -499,13 +561,7 @@ fn a_pod_that_closes_an_idle_connection_closes_the_clients() {
 
 #[test]
 fn an_idle_connection_is_small() {
-    let world = Rc::new(World {
-        plan: read_plan(),
-        pod: ([127, 0, 0, 1], 1).into(),
-        sessions: HashMap::new(),
-        events: Arc::default(),
-        refuse: false,
-    });
+    let world = Rc::new(world(Plan::Read, ([127, 0, 0, 1], 1).into()));
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
     let size = runtime.block_on(async {
         let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
@@ -543,7 +599,7 @@ fn a_last_word_reaches_a_client_that_is_still_sending() {
         // A server that closes with bytes unread would reset what it said: it reads on, as nginx does.
         read_to_end(&mut stream).unwrap();
     });
-    let world = World { plan: read_plan(), pod, sessions: HashMap::new(), events: Arc::default(), refuse: true };
+    let world = World { refuse: true, ..world(Plan::Read, pod) };
     let gateway = gateway_in(world);
     let heads: [(&[u8], &[u8]); 2] = [
         (b"POST / HTTP/1.1\r\nContent-Length: 8388608\r\n\r\n", b"HTTP/1.1 413 "),
@@ -576,7 +632,7 @@ fn a_copy_is_the_request_as_it_came_also_with_a_body_and_after_the_program_close
             stream.write_all(OK).unwrap();
         }
     });
-    let gateway = gateway_with(read_plan(), pod, &[(1, session)]);
+    let gateway = gateway_with(Plan::Read, pod, &[(1, session)]);
     let mut client = gateway.connect();
     for _ in 0..5 {
         for piece in request.chunks(9) {

@@ -74,6 +74,10 @@ struct Exec {
     #[arg(long, value_name = "pass|refuse", value_enum, hide_possible_values = true)]
     ambiguous: Option<AmbiguousFlag>,
 
+    /// Has responses to requests that your filters took say so, with the reason, in a header x-mirrord-decision
+    #[arg(long)]
+    show_decision: bool,
+
     /// Order among sessions on one port: higher first, then the older
     #[arg(long, value_name = "N", allow_negative_numbers = true)]
     priority: Option<i32>,
@@ -126,6 +130,7 @@ fn flags(exec: Exec, filters: Vec<FilterFlag>) -> Flags {
             AmbiguousFlag::Pass => Ambiguous::Pass,
             AmbiguousFlag::Refuse => Ambiguous::Refuse,
         }),
+        show_decision: exec.show_decision,
         priority: exec.priority,
         command: exec.command,
     }

@@ -54,6 +54,7 @@ pub fn exec(config: Config) -> Result<Outcome, Error> {
             Ambiguous::Pass => control::Ambiguous::Pass,
             Ambiguous::Refuse => control::Ambiguous::Refuse,
         },
+        show_decision: config.show_decision,
         priority: config.priority,
         ports: config
             .ports

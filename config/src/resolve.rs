@@ -29,6 +29,8 @@ pub struct Flags {
     pub ports: Vec<String>,
     /// `--ambiguous`.
     pub ambiguous: Option<Ambiguous>,
+    /// `--show-decision`.
+    pub show_decision: bool,
     /// `--priority`.
     pub priority: Option<i32>,
     /// The program and its arguments.
@@ -57,6 +59,8 @@ pub struct Config {
     pub ports: Option<Vec<PortMap>>,
     /// What becomes of bytes that no filter can judge.
     pub ambiguous: Ambiguous,
+    /// Whether responses to requests that the filters took say so, in a header `x-mirrord-decision`.
+    pub show_decision: bool,
     /// Order among sessions on one port; higher first.
     pub priority: i32,
     /// The program, as the user wrote it.
@@ -172,6 +176,7 @@ impl Config {
             filters,
             ports,
             ambiguous: flags.ambiguous.unwrap_or_default(),
+            show_decision: flags.show_decision,
             priority: flags.priority.unwrap_or_default(),
             program,
             arguments: command.collect(),

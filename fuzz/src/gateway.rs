@@ -2,6 +2,8 @@
 
 #[path = "../../agent/src/gateway/detect.rs"]
 pub mod detect;
+#[path = "../../agent/src/gateway/hello.rs"]
+pub mod hello;
 #[path = "../../agent/src/gateway/http1/mod.rs"]
 pub mod http1;
 #[path = "../../agent/src/gateway/link.rs"]
@@ -10,6 +12,8 @@ pub mod link;
 pub mod mirror;
 #[path = "../../agent/src/gateway/player.rs"]
 mod player;
+#[path = "../../agent/src/gateway/room.rs"]
+pub mod room;
 #[path = "../../agent/src/gateway/sock.rs"]
 pub mod sock;
 #[path = "../../agent/src/gateway/steer.rs"]

@@ -67,6 +67,7 @@ impl Session {
             mode: settings.mode,
             chain,
             ambiguous: settings.ambiguous,
+            show_decision: settings.show_decision,
             priority: settings.priority,
         };
         let mut events = agent.open(&request).await?;

@@ -19,6 +19,9 @@ pub struct Settings {
     pub filters: Vec<FilterFile>,
     /// What becomes of bytes that no filter can judge.
     pub ambiguous: Ambiguous,
+    /// Whether responses to requests that the filters took say so.
+    #[serde(default)]
+    pub show_decision: bool,
     /// Order among sessions on one port.
     pub priority: i32,
     /// The ports that may be subscribed; `None`: each port that the program listens on, under its own number.

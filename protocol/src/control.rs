@@ -100,6 +100,9 @@ pub struct SessionRequest {
     /// What becomes of bytes that no filter can judge.
     #[serde(default)]
     pub ambiguous: Ambiguous,
+    /// Whether responses to requests that the session's own filters took say so, in a header `x-mirrord-decision`.
+    #[serde(default)]
+    pub show_decision: bool,
     /// Order among sessions on one port: higher first, then the older.
     #[serde(default)]
     pub priority: i32,
@@ -263,9 +266,10 @@ mod tests {
             mode: Mode::Steal,
             chain: vec![FilterLink { sha256: "ab".into(), config: "{}".into() }],
             ambiguous: Ambiguous::Pass,
+            show_decision: false,
             priority: 0,
         };
-        let json = r#"{"owner":{"user":"ann","host":"laptop","pid":7,"command":"python3"},"mode":"steal","chain":[{"sha256":"ab","config":"{}"}],"ambiguous":"pass","priority":0}"#;
+        let json = r#"{"owner":{"user":"ann","host":"laptop","pid":7,"command":"python3"},"mode":"steal","chain":[{"sha256":"ab","config":"{}"}],"ambiguous":"pass","show_decision":false,"priority":0}"#;
         assert_eq!(serde_json::to_string(&request).unwrap(), json);
         assert_eq!(serde_json::from_str::<SessionRequest>(json).unwrap(), request);
     }

@@ -50,23 +50,25 @@ impl Metrics {
 /// A number of one worker.
 type Get = fn(&Counters) -> u64;
 
-const COUNTERS: [(&str, &str, Get); 4] = [
+const COUNTERS: [(&str, &str, Get); 5] = [
     ("connections", "Clients' connections accepted", Counters::accepted),
     ("copies_dropped", "Copies that a session missed, or a part of which", |counters| counters.copies_dropped.get()),
     ("fell_back", "Picked requests and connections that the pod got because the session could not take them", |counters| {
         counters.fell_back.get()
     }),
     ("bad_gateway", "Picked requests answered 502 because the session failed amid them", |counters| counters.bad_gateway.get()),
+    ("skipped", "Requests that were not held any longer for a filter that had not decided", |counters| counters.skipped.get()),
 ];
 
 /// A number of a series.
 type Part = fn(&Tally) -> &Count;
 
-const VERDICTS: [(&str, Part); 4] = [
+const VERDICTS: [(&str, Part); 5] = [
     ("pass", |tally| &tally.passed),
     ("mirror", |tally| &tally.mirrored),
     ("steal", |tally| &tally.stolen),
     ("respond", |tally| &tally.answered),
+    ("abort", |tally| &tally.aborted),
 ];
 
 /// Durations of one worker.

@@ -45,7 +45,8 @@ impl Connection {
         let ports = self.ports(&request.ports).await?;
         let wanted = Wanted { headers: request.headers, body: request.body.min(MAX_INSPECT_BODY), credentials: request.show_credentials };
         let (lines, batches) = Lines::new();
-        let session = self.new_session(request.owner, Mode::Inspect, Ambiguous::Pass, 0, &request.chain, Some((wanted, lines))).await?;
+        let session =
+            self.new_session(request.owner, Mode::Inspect, (Ambiguous::Pass, false), 0, &request.chain, Some((wanted, lines))).await?;
         let (id, notices) = session;
         let ends = EndSession { app: self.app.clone(), id };
         for &port in &ports {

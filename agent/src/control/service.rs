@@ -142,8 +142,8 @@ impl Connection {
             return Err(refused(StatusCode::BAD_REQUEST, "a session that only looks is opened elsewhere", "ask POST /v1/inspect"));
         }
         self.may_open().await?;
-        let SessionRequest { owner, mode, chain, ambiguous, priority } = request;
-        let (id, lines) = self.new_session(owner, mode, ambiguous, priority, &chain, None).await?;
+        let SessionRequest { owner, mode, chain, ambiguous, show_decision, priority } = request;
+        let (id, lines) = self.new_session(owner, mode, (ambiguous, show_decision), priority, &chain, None).await?;
         let token = self.app.sessions.borrow().get(id).map(|session| token_to_hex(&session.token)).unwrap_or_default();
         let opened = Event::Opened { id, token, workers: self.app.worker_count(), passes_sockets: true };
         Ok(Reply::Events(Events { opened: Some(opened), lines, ends: EndSession { app: self.app.clone(), id } }))
@@ -166,7 +166,7 @@ impl Connection {
         &self,
         owner: Owner,
         mode: Mode,
-        ambiguous: Ambiguous,
+        (ambiguous, show_decision): (Ambiguous, bool),
         priority: i32,
         chain: &[FilterLink],
         inspects: Option<(Wanted, Lines)>,
@@ -177,7 +177,7 @@ impl Connection {
             self.app.sessions.borrow_mut().new_id().map_err(|error| refused(StatusCode::TOO_MANY_REQUESTS, error, "end one of them"))?;
         let token = random_token().map_err(|error| refused(StatusCode::INTERNAL_SERVER_ERROR, error, ""))?;
         self.app.names.borrow_mut().remember(id, &owner, mode, &filters);
-        let spec = SessionSpec { id, mode, ambiguous, filters, notices, inspects };
+        let spec = SessionSpec { id, mode, ambiguous, show_decision, filters, notices, inspects };
         self.app.open_session(Session {
             spec,
             owner,

@@ -3,20 +3,24 @@
 
 use std::{future::poll_fn, pin::Pin, rc::Rc, task::Poll, time::Duration};
 
+use mirrord_filters::ConnectionParts;
 use tokio::{net::TcpStream, time::Sleep};
 
 use super::{
+    hello,
     http1::relay::{Exit, Relay, Rest, Waiting},
     http2,
     link::Link,
     mirror::Tap,
     opaque::{self, Pump},
     sock::{Sock, Tcp, with_scratch},
-    steer::{Ambiguity, Event, Flow, Plan, SessionId, Surroundings, Upstream},
+    steer::{Ambiguity, Connecting, Event, Flow, Plan, Surroundings, Target, Upstream},
 };
 
 /// A session that does not take a connection in this time loses it to the pod.
 const OPENING_TIME: Duration = Duration::from_secs(5);
+/// A TLS client whose first message does not come in this time is judged by what has come.
+const HELLO_TIME: Duration = Duration::from_secs(2);
 /// How long a client may stay silent after the pod has ended an HTTP connection: what the kernel grants to an orphan.
 const CLOSING_PATIENCE: Duration = Duration::from_secs(60);
 /// The same for bytes that we do not read, where half a connection may be all that is wanted.
@@ -25,27 +29,32 @@ const OPAQUE_PATIENCE: Duration = Duration::from_secs(3600);
 /// Serves a connection until both sides have ended.
 pub async fn serve<S: Surroundings>(surroundings: Rc<S>, flow: Flow, client: TcpStream) {
     let mut client = Tcp(client);
-    let (other, copies) = match surroundings.plan(&flow) {
-        Plan::Read { other, copies } => (other, copies),
-        Plan::Opaque(upstream) => {
-            let pod = Link::open_if_pod(&surroundings, &flow, upstream);
-            // What few connections need lives in boxes: an idle connection is to be small.
-            return Box::pin(unread(surroundings, flow, client, Rest::of(pod), upstream, Vec::new())).await;
-        }
-    };
+    if let Plan::Opaque(upstream) = surroundings.plan(&flow) {
+        let rest = Rest::of(Link::open_if_pod(&surroundings, &flow, upstream));
+        let way = Connecting { target: upstream.into(), ..Connecting::default() };
+        // What few connections need lives in boxes: an idle connection is to be small.
+        return Box::pin(unread(surroundings, flow, client, rest, way)).await;
+    }
     let pod = Link::open(&surroundings, &flow, Upstream::Pod);
     let mut relay = Relay::new(surroundings.clone(), flow, pod);
     let mut exit = read(&mut relay, &mut client).await;
     let refuses = surroundings.refuse_ambiguous(&flow);
-    if exit == Exit::NotHttp && other == Upstream::Pod && refuses {
+    if exit == Exit::NotHttp {
+        let rest = relay.take_rest(exit);
+        let (rest, way) = Box::pin(look(&surroundings, &flow, &mut client, rest)).await;
+        if !refuses || !matches!(way.target, Target::Pod) {
+            drop(relay);
+            surroundings.count(Event::Opaque(Ambiguity::NotHttp));
+            return Box::pin(unread(surroundings, flow, client, rest, way)).await;
+        }
         relay.refuse_unread();
         exit = read(&mut relay, &mut client).await;
     }
     match exit {
-        Exit::Done => return,
+        Exit::Done | Exit::NotHttp => return,
         Exit::Gone => return relay.abort(),
         Exit::Reset => return client.abort(),
-        Exit::Http2 | Exit::NotHttp | Exit::Opaque(_) | Exit::Tunnel | Exit::Closing => {}
+        Exit::Http2 | Exit::Opaque(_) | Exit::Tunnel | Exit::Closing => {}
     }
     let asked_all = relay.has_whole_request();
     let mut rest = relay.take_rest(exit);
@@ -59,10 +68,6 @@ pub async fn serve<S: Surroundings>(surroundings: Rc<S>, flow: Flow, client: Tcp
             let pod = if let Link::Open(stream) = rest.link { Some(stream) } else { None };
             Box::pin(http2::serve(surroundings, flow, client.0, rest.up, pod, rest.down)).await;
         }
-        Exit::NotHttp => {
-            surroundings.count(Event::Opaque(Ambiguity::NotHttp));
-            Box::pin(unread(surroundings, flow, client, rest, other, copies)).await;
-        }
         Exit::Opaque(why) => {
             surroundings.count(Event::Opaque(why));
             Box::pin(pump(surroundings, client, rest, Vec::new(), OPAQUE_PATIENCE)).await;
@@ -70,6 +75,42 @@ pub async fn serve<S: Surroundings>(surroundings: Rc<S>, flow: Flow, client: Tcp
         Exit::Tunnel => Box::pin(pump(surroundings, client, rest, Vec::new(), OPAQUE_PATIENCE)).await,
         _ => Box::pin(pump(surroundings, client, rest, Vec::new(), CLOSING_PATIENCE)).await,
     }
+}
+
+/// Asks what becomes of a connection that is no HTTP, whose first bytes are in `rest`. Of a client that speaks TLS its whole first
+/// message is awaited, if a filter looks at it; nobody waits where the pod has spoken first.
+async fn look<S: Surroundings>(
+    surroundings: &Rc<S>,
+    flow: &Flow,
+    client: &mut Tcp,
+    mut rest: Rest<S::Stream>,
+) -> (Rest<S::Stream>, Connecting) {
+    if rest.down.is_empty() && surroundings.looks_at_connections(flow) {
+        let whole = poll_fn(|cx| {
+            while !rest.client_ended && hello::start(&rest.up) == hello::Start::Partial {
+                let read = with_scratch(|scratch| {
+                    client.poll_read(cx, scratch).map_ok(|read| {
+                        rest.up.extend_from_slice(&scratch[..read]);
+                        read
+                    })
+                });
+                match read {
+                    Poll::Pending => return Poll::Pending,
+                    Poll::Ready(read) => rest.client_ended |= !read.is_ok_and(|read| read > 0),
+                }
+            }
+            Poll::Ready(())
+        });
+        // What is there then is what is asked about.
+        let _ = tokio::time::timeout(HELLO_TIME, whole).await;
+    }
+    let mut joined = Vec::new();
+    let hello = hello::read(&rest.up, &mut joined).unwrap_or_default();
+    let way = surroundings.connection(
+        flow,
+        &ConnectionParts { client: flow.client, destination: flow.destination, sni: hello.sni, alpn: &hello.alpn, first_bytes: &rest.up },
+    );
+    (rest, way)
 }
 
 /// Runs the relay until the connection is somebody else's, and minds its limits of time.
@@ -107,27 +148,32 @@ async fn read<S: Surroundings>(relay: &mut Relay<S>, client: &mut Tcp) -> Exit {
 }
 
 /// A connection that is not read goes to one upstream; to the pod, if that is a session which does not take it.
-async fn unread<S: Surroundings>(
-    surroundings: Rc<S>,
-    flow: Flow,
-    client: Tcp,
-    mut rest: Rest<S::Stream>,
-    to: Upstream,
-    copies: Vec<SessionId>,
-) {
-    if let Upstream::Session(_) = to {
-        let opened = tokio::time::timeout(OPENING_TIME, surroundings.open(&flow, to)).await;
-        if let Ok(Ok(stream)) = opened {
-            // What the pod may have said meanwhile was not meant for a client of the session's.
-            rest = Rest { up: rest.up, client_ended: rest.client_ended, ..Rest::of(Link::Open(stream)) };
-        } else {
-            surroundings.count(Event::FellBack);
-            if let Link::Closed(_) = rest.link {
-                rest.link = Link::open(&surroundings, &flow, Upstream::Pod);
+async fn unread<S: Surroundings>(surroundings: Rc<S>, flow: Flow, mut client: Tcp, mut rest: Rest<S::Stream>, way: Connecting) {
+    let mut pod_copy = way.pod_copy;
+    match way.target {
+        Target::Abort => {
+            if let Link::Open(stream) = &mut rest.link {
+                surroundings.abort(stream);
+            }
+            return client.abort();
+        }
+        Target::Session(id) => {
+            let opened = tokio::time::timeout(OPENING_TIME, surroundings.open(&flow, Upstream::Session(id))).await;
+            if let Ok(Ok(stream)) = opened {
+                // What the pod may have said meanwhile was not meant for a client of the session's.
+                rest = Rest { up: rest.up, client_ended: rest.client_ended, ..Rest::of(Link::Open(stream)) };
+            } else {
+                pod_copy = false;
+                surroundings.count(Event::FellBack);
+                if let Link::Closed(_) = rest.link {
+                    rest.link = Link::open(&surroundings, &flow, Upstream::Pod);
+                }
             }
         }
+        Target::Pod | Target::Respond(_) => {}
     }
-    let copies = copies.into_iter().map(|session| Tap::new(&surroundings, flow, session)).collect();
+    let pod = pod_copy.then_some(Upstream::Pod);
+    let copies = way.copies.into_iter().map(Upstream::Session).chain(pod).map(|to| Tap::new(&surroundings, flow, to)).collect();
     pump(surroundings, client, rest, copies, OPAQUE_PATIENCE).await;
 }
 

@@ -1,7 +1,7 @@
-//! Copies for sessions that mirror. The relay puts what a client sends into a bounded pipe (a [`Tap`] for each client
-//! connection and session); a task of its own plays it to the session's program, request by request, and throws the
-//! answers away. The path between client and pod never waits for it: what finds no room is dropped, a request as a whole
-//! if at all possible, and counted.
+//! Copies for sessions that mirror, and for the pod of requests that a session answers. The relay puts what a client sends
+//! into a bounded pipe (a [`Tap`] for each client connection and upstream); a task of its own plays it to the upstream,
+//! request by request, and throws the answers away. The path between the client and who answers never waits for it: what
+//! finds no room is dropped, a request as a whole if at all possible, and counted.
 
 use std::{
     cell::{Cell, RefCell},
@@ -13,18 +13,18 @@ use std::{
 use super::{
     http1::head::Asks,
     player,
-    steer::{Flow, SessionId, Surroundings},
+    steer::{Flow, Surroundings, Upstream},
 };
 
 /// Room in one connection's pipe.
 const ROOM: usize = 256 * 1024;
-/// Room in all pipes of a session on this thread.
-const SESSION_ROOM: usize = 32 * 1024 * 1024;
+/// Room in all pipes of an upstream on this thread.
+const UPSTREAM_ROOM: usize = 32 * 1024 * 1024;
 /// Up to here what has been sent is kept, so that it can be sent again if the program closed an idle stream meanwhile.
 const REPLAYABLE: usize = 64 * 1024;
 
 thread_local! {
-    static HELD_BY_SESSION: RefCell<HashMap<SessionId, Weak<Cell<usize>>>> = RefCell::new(HashMap::new());
+    static HELD_FOR: RefCell<HashMap<Upstream, Weak<Cell<usize>>>> = RefCell::new(HashMap::new());
 }
 
 /// One thing to play.
@@ -53,7 +53,7 @@ pub(super) enum Kind {
 pub(super) struct Pipe {
     entries: VecDeque<Entry>,
     held: usize,
-    session_held: Rc<Cell<usize>>,
+    upstream_held: Rc<Cell<usize>>,
     /// The player is at work on the first entry.
     playing: bool,
     /// The first entry cannot be completed.
@@ -64,30 +64,30 @@ pub(super) struct Pipe {
 }
 
 impl Pipe {
-    fn new(session: SessionId) -> Self {
-        let session_held = HELD_BY_SESSION.with_borrow_mut(|held| {
-            let weak = held.entry(session).or_default();
+    fn new(upstream: Upstream) -> Self {
+        let upstream_held = HELD_FOR.with_borrow_mut(|held| {
+            let weak = held.entry(upstream).or_default();
             weak.upgrade().unwrap_or_else(|| {
                 let fresh = Rc::new(Cell::new(0));
                 *weak = Rc::downgrade(&fresh);
                 fresh
             })
         });
-        Pipe { entries: VecDeque::new(), held: 0, session_held, playing: false, broken: false, closed: false, waker: None }
+        Pipe { entries: VecDeque::new(), held: 0, upstream_held, playing: false, broken: false, closed: false, waker: None }
     }
 
     fn has_room(&self, bytes: usize) -> bool {
-        self.held + bytes <= ROOM && self.session_held.get() + bytes <= SESSION_ROOM
+        self.held + bytes <= ROOM && self.upstream_held.get() + bytes <= UPSTREAM_ROOM
     }
 
     fn hold(&mut self, bytes: usize) {
         self.held += bytes;
-        self.session_held.set(self.session_held.get() + bytes);
+        self.upstream_held.set(self.upstream_held.get() + bytes);
     }
 
     fn release(&mut self, bytes: usize) {
         self.held -= bytes;
-        self.session_held.set(self.session_held.get() - bytes);
+        self.upstream_held.set(self.upstream_held.get() - bytes);
     }
 
     fn wake(&mut self) {
@@ -152,36 +152,37 @@ impl Pipe {
 
 impl Drop for Pipe {
     fn drop(&mut self) {
-        self.session_held.set(self.session_held.get() - self.held);
+        self.upstream_held.set(self.upstream_held.get() - self.held);
     }
 }
 
-/// Where the relay puts copies for one session. Dropping it lets the player finish what is there.
+/// Where the relay puts copies for one upstream. Dropping it lets the player finish what is there.
 #[derive(Debug)]
 pub struct Tap {
-    session: SessionId,
+    upstream: Upstream,
     pipe: Rc<RefCell<Pipe>>,
     /// An entry is being filled.
     open: bool,
 }
 
 impl Tap {
-    /// Starts the player for copies of `flow` that `session` gets.
-    pub fn new<S: Surroundings>(surroundings: &Rc<S>, flow: Flow, session: SessionId) -> Self {
-        let pipe = Rc::new(RefCell::new(Pipe::new(session)));
-        tokio::task::spawn_local(player::play(surroundings.clone(), flow, session, pipe.clone()));
-        Tap { session, pipe, open: false }
+    /// Starts the player for copies of `flow` that `upstream` gets.
+    pub fn new<S: Surroundings>(surroundings: &Rc<S>, flow: Flow, upstream: Upstream) -> Self {
+        let pipe = Rc::new(RefCell::new(Pipe::new(upstream)));
+        tokio::task::spawn_local(player::play(surroundings.clone(), flow, upstream, pipe.clone()));
+        Tap { upstream, pipe, open: false }
     }
 
     /// A tap without a player, for tests of what it holds.
     #[cfg(test)]
-    pub(super) fn unplayed(session: SessionId) -> (Self, Rc<RefCell<Pipe>>) {
-        let pipe = Rc::new(RefCell::new(Pipe::new(session)));
-        (Tap { session, pipe: pipe.clone(), open: false }, pipe)
+    pub(super) fn unplayed(session: u64) -> (Self, Rc<RefCell<Pipe>>) {
+        let upstream = Upstream::Session(session);
+        let pipe = Rc::new(RefCell::new(Pipe::new(upstream)));
+        (Tap { upstream, pipe: pipe.clone(), open: false }, pipe)
     }
 
-    pub fn session(&self) -> SessionId {
-        self.session
+    pub fn upstream(&self) -> Upstream {
+        self.upstream
     }
 
     /// A request begins with `head`. `false`: there is no room, and nothing of it is copied.
@@ -296,7 +297,7 @@ mod tests {
             pipe.done();
         }
         assert!(pipe.poll_next(&mut now()).is_pending());
-        assert_eq!((pipe.held, pipe.session_held.get()), (0, 0));
+        assert_eq!((pipe.held, pipe.upstream_held.get()), (0, 0));
     }
 
     #[test]
@@ -325,7 +326,7 @@ mod tests {
 
     #[test]
     fn all_connections_of_a_session_share_its_room() {
-        let full: Vec<_> = (0..SESSION_ROOM / ROOM)
+        let full: Vec<_> = (0..UPSTREAM_ROOM / ROOM)
             .map(|_| {
                 let (mut tap, pipe) = Tap::unplayed(1004);
                 assert!(tap.begin(&vec![0; ROOM], Asks::default()));

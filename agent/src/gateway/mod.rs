@@ -3,6 +3,7 @@
 
 pub mod connection;
 pub mod detect;
+pub mod hello;
 pub mod http1;
 pub mod http2;
 pub mod link;
@@ -10,5 +11,6 @@ pub mod mirror;
 pub mod opaque;
 pub mod parting;
 mod player;
+pub mod room;
 pub mod sock;
 pub mod steer;

@@ -1,4 +1,4 @@
-//! Plays what a [`super::mirror::Tap`] collected to a session's program: one request at a time, each answered to its end
+//! Plays what a [`super::mirror::Tap`] collected to its upstream, a session's program or the pod: one request at a time, each answered to its end
 //! before the next, on one stream as long as the program keeps it, on a new one when it does not (a program that closes
 //! after each response sees every request all the same). What the program answers is thrown away.
 
@@ -20,7 +20,7 @@ use super::{
     },
     mirror::{Kind, Pipe},
     sock,
-    steer::{Event, Flow, SessionId, Surroundings},
+    steer::{Event, Flow, Surroundings, Upstream},
 };
 
 /// After the client has gone, a program that does not move for this long misses the rest.
@@ -42,14 +42,14 @@ enum End {
 }
 
 /// Plays until the client's side is gone and all is played.
-pub(super) async fn play<S: Surroundings>(surroundings: Rc<S>, flow: Flow, session: SessionId, pipe: Rc<RefCell<Pipe>>) {
+pub(super) async fn play<S: Surroundings>(surroundings: Rc<S>, flow: Flow, upstream: Upstream, pipe: Rc<RefCell<Pipe>>) {
     let mut kept = None;
     while let Some(kind) = next(&pipe, &mut kept).await {
         loop {
             let reused = kept.is_some();
             let stream = match kept.take() {
                 Some(stream) => Some(stream),
-                None => open(&surroundings, &flow, session).await,
+                None => open(&surroundings, &flow, upstream).await,
             };
             let Some(mut stream) = stream else {
                 surroundings.count(Event::CopyDropped);
@@ -87,8 +87,8 @@ async fn next<T: AsyncRead + Unpin>(pipe: &RefCell<Pipe>, kept: &mut Option<T>) 
     .await
 }
 
-async fn open<S: Surroundings>(surroundings: &Rc<S>, flow: &Flow, session: SessionId) -> Option<S::Stream> {
-    tokio::time::timeout(OPENING_TIME, surroundings.open_copy(flow, session)).await.ok()?.ok()
+async fn open<S: Surroundings>(surroundings: &Rc<S>, flow: &Flow, upstream: Upstream) -> Option<S::Stream> {
+    tokio::time::timeout(OPENING_TIME, surroundings.open_copy(flow, upstream)).await.ok()?.ok()
 }
 
 /// Polls `step`, which adds to the number it is given whatever moved; once the client is gone, only as long as it moves.

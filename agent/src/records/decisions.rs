@@ -153,7 +153,9 @@ pub fn outcome(steering: &Steering) -> (Verdict, Option<SessionId>) {
     match (&steering.target, steering.copies.first()) {
         (Target::Pod, None) => (Verdict::Pass, None),
         (Target::Pod, copy) => (Verdict::Mirror, copy.copied()),
+        (Target::Session(id), _) if steering.extra.as_ref().is_some_and(|extra| extra.pod_copy) => (Verdict::StealAndMirror, Some(*id)),
         (Target::Session(id), _) => (Verdict::Steal, Some(*id)),
+        (Target::Abort, _) => (Verdict::Abort, None),
         (Target::Respond(_), _) => (Verdict::Respond, None),
     }
 }
@@ -190,7 +192,7 @@ impl Decisions {
         mask::target_into(request.path, &mut kept.path);
         (kept.verdict, kept.session) = outcome(steering);
         // Who filters answer for is who said so.
-        if kept.verdict == Verdict::Respond {
+        if matches!(kept.verdict, Verdict::Respond | Verdict::Abort) {
             kept.session = trail.sessions().last().map(|asked| asked.session);
         }
         (kept.trail, kept.ns) = (trail, ns);

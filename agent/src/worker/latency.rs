@@ -72,7 +72,7 @@ impl Stopwatch {
         let upstream = match target {
             Target::Pod => Upstream::Pod,
             Target::Session(id) => Upstream::Session(*id),
-            Target::Respond(_) => return took,
+            Target::Respond(_) | Target::Abort => return took,
         };
         // On an HTTP/2 connection the next byte may belong to any request.
         if matches!(version, Version::Http10 | Version::Http11) {

@@ -5,7 +5,7 @@ use std::rc::Rc;
 use mirrord_filters::{Fault, Outcome, RequestParts, Step, Verdict};
 use mirrord_protocol::records::{self, Would};
 
-use super::table::{Port, Subscriber, Worker};
+use super::table::{Port, Subscriber, Subscription, Worker};
 use crate::{
     gateway::steer::Steering,
     records::{
@@ -26,7 +26,7 @@ impl Worker {
         let decided = Decided { verdict, session, filter, reason: trail.reason().map(str::to_owned) };
         let ask = |subscriber: &Rc<Subscriber>| {
             let inspector: Rc<Inspector> = subscriber.inspector.clone()?;
-            let would = (!subscriber.spec.filters.is_empty()).then(|| self.would(subscriber, request));
+            let would = (!subscriber.links().names.is_empty()).then(|| self.would(subscriber, request));
             Some((inspector, would))
         };
         let inspectors = port.inspectors.iter().filter_map(ask).collect();
@@ -34,14 +34,14 @@ impl Worker {
     }
 
     fn filter_name(&self, asked: &Asked) -> Option<String> {
-        let sessions = self.sessions.borrow();
-        let filters = &sessions.get(&asked.session)?.spec.filters;
-        filters.get(usize::from(asked.decider?)).map(|filter| filter.name().to_owned())
+        let links = self.sessions.borrow().get(&asked.session)?.links();
+        links.names.get(usize::from(asked.decider?)).map(|name| name.to_string())
     }
 
     /// What a chain says about a request, without any effect.
     fn would(&self, subscriber: &Subscriber, request: &RequestParts<'_>) -> Would {
-        let mut chain = subscriber.chain.borrow_mut();
+        let links = subscriber.links();
+        let mut chain = links.chain.borrow_mut();
         let (outcome, undecided) = match chain.on_request(request) {
             Step::Decided(outcome) => (outcome, false),
             // Nobody's request is held for somebody who only looks.
@@ -53,7 +53,7 @@ impl Worker {
         }
         Would {
             verdict: told(&outcome.verdict),
-            filter: outcome.link.and_then(|link| subscriber.spec.filters.get(link)).map(|filter| filter.name().to_owned()),
+            filter: outcome.link.and_then(|link| links.names.get(link)).map(|name| name.to_string()),
             reason: outcome.reason.as_deref().map(str::to_owned),
             fault: outcome.faults.first().map(|fault| fault.kind.as_str().to_owned()),
             undecided,
@@ -61,15 +61,15 @@ impl Worker {
     }
 }
 
-impl Subscriber {
+impl Subscription {
     /// What its chain said, to be noted.
     pub(super) fn said(&self, outcome: &Outcome) -> Asked {
         let place = |fault: &Fault| {
-            let link = self.spec.filters.iter().position(|filter| filter.name() == fault.filter).unwrap_or_default();
+            let link = self.links.names.iter().position(|name| **name == *fault.filter).unwrap_or_default();
             (link as u8, fault.kind)
         };
         Asked {
-            session: self.spec.id,
+            session: self.subscriber.spec.id,
             decider: outcome.link.map(|link| link as u8),
             verdict: told(&outcome.verdict),
             fault: outcome.faults.first().map(place),

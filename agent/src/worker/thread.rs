@@ -10,6 +10,7 @@ use std::{
     time::Duration,
 };
 
+use mirrord_filters::Filter;
 use mirrord_protocol::deliver::Kind;
 use mirrord_tunnel::{Client, Passing, Quiet};
 use tokio::{
@@ -47,6 +48,8 @@ pub enum Order {
     Link(SessionId, Kind, std::os::unix::net::UnixStream, oneshot::Sender<()>),
     /// A session's machine stands still, or does so no more.
     SetAside(SessionId, bool),
+    /// A session has other filters; answered once every request that comes after meets them.
+    SwapChain(SessionId, Vec<Filter>, oneshot::Sender<()>),
     /// Connections end as soon as nothing is under way on them.
     Part,
     /// All connections end now, and the thread.
@@ -159,6 +162,10 @@ async fn obey(worker: Rc<Worker>, mut inbox: mpsc::UnboundedReceiver<Order>) {
             Order::AddSession(spec) => worker.add_session(spec),
             Order::RemoveSession(id) => worker.remove_session(id),
             Order::SetAside(id, is_aside) => worker.set_aside(id, is_aside),
+            Order::SwapChain(id, filters, done) => {
+                worker.swap_chain(id, filters);
+                let _ = done.send(());
+            }
             Order::Part => worker.parting().begin(),
             Order::Quit => return,
             Order::Explain(query, answer) => {

@@ -6,8 +6,22 @@
 #[path = "../../../agent/filters/src/message.rs"]
 mod message;
 
-pub use message::{Decision, Edit, Field, LocalResponse, RequestParts, ResponseDecision, ResponseParts, Verdict, Version};
+pub use message::{
+    BodyDecision, ConnectionDecision, ConnectionParts, Edit, Field, LocalResponse, Outcome, RequestParts, ResponseDecision, ResponseParts,
+    Verdict, Version,
+};
 
 /// Stands for the real one, which knows the Wasm engine.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Fault;
+
+/// Stands for the real ones, which are called through a chain.
+#[derive(Debug)]
+pub struct Followers;
+
+/// Whose body.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Side {
+    Request,
+    Response,
+}

@@ -9,7 +9,7 @@
 
 use std::{cell::RefCell, future::ready, io, rc::Rc, task::Context, task::Waker};
 
-use mirrord_filters::{Edit, LocalResponse, RequestParts, ResponseParts};
+use mirrord_filters::{ConnectionParts, LocalResponse, RequestParts};
 
 use super::{choices, cut, memory::Stream};
 use crate::gateway::{
@@ -18,7 +18,7 @@ use crate::gateway::{
         relay::{Exit, Relay, Waiting},
     },
     link::Link,
-    steer::{Event, Flow, Plan, Steering, Surroundings, Target, Upstream},
+    steer::{Connecting, Event, Flow, Plan, Steered, Steering, Surroundings, Target, Upstream},
 };
 
 const CHANGE: u8 = 0xFE;
@@ -112,10 +112,10 @@ impl Surroundings for Scene {
     type Stream = Stream;
 
     fn plan(&self, _: &Flow) -> Plan {
-        Plan::Read { other: Upstream::Pod, copies: Vec::new() }
+        Plan::Read
     }
 
-    fn steer(&self, _: &Flow, request: &RequestParts<'_>) -> Steering {
+    fn steer(self: &Rc<Self>, _: &Flow, request: &RequestParts<'_>) -> Steered {
         let user = request.headers.iter().find(|field| field.name.eq_ignore_ascii_case(b"x-user")).map(|field| field.value);
         let target = match (self.options.steer, user) {
             (Steer::Steal | Steer::StealOrRespond, Some(b"me")) => Target::Session(1),
@@ -124,11 +124,11 @@ impl Surroundings for Scene {
             }
             _ => Target::Pod,
         };
-        Steering { target, ..Steering::default() }
+        Steered::Decided(Steering { target, ..Steering::default() })
     }
 
-    fn response_edits(&self, _: crate::gateway::steer::Watch, _: &ResponseParts<'_>) -> Vec<Edit> {
-        Vec::new()
+    fn connection(&self, _: &Flow, _: &ConnectionParts<'_>) -> Connecting {
+        Connecting::default()
     }
 
     fn refuse_ambiguous(&self, _: &Flow) -> bool {

@@ -2,11 +2,10 @@
 
 use std::task::{Context, Poll};
 
-use mirrord_filters::{Edit, Field, ResponseParts};
+use mirrord_filters::{Field, ResponseDecision, ResponseParts};
 use mirrord_protocol::records::End;
 
 use super::{
-    edit,
     framing::Body,
     head::{self, MAX_HEAD, Read, Response},
     lines::{self, Lines},
@@ -18,9 +17,6 @@ use crate::gateway::{
     sock::{self, Sock},
     steer::{Ambiguity, Event, Surroundings, Upstream},
 };
-
-/// What edits add to a head mostly fits in so many bytes.
-const ROOM_FOR_EDITS: usize = 256;
 
 impl<S: Surroundings> Relay<S> {
     /// Moves the upstreams' bytes until one side has to wait. `true`: the client's side may go on.
@@ -42,6 +38,11 @@ impl<S: Surroundings> Relay<S> {
                         return Ok(true);
                     }
                 }
+                Down::Discard(body) if body.is_done() => {
+                    self.finish(self.closes_after)?;
+                    return Ok(true);
+                }
+                Down::Cut => return Err(Exit::Reset),
                 Down::Closing => match client.poll_finish(cx) {
                     Poll::Pending => return Ok(false),
                     Poll::Ready(_) => {
@@ -49,7 +50,7 @@ impl<S: Surroundings> Relay<S> {
                         return Ok(false);
                     }
                 },
-                Down::Head | Down::Body(_) => {
+                Down::Head | Down::Body(_) | Down::Discard(_) => {
                     let read = match self.target().map(|link| link.poll_read(cx, scratch)) {
                         Some(Poll::Pending) => return Ok(false),
                         Some(Poll::Ready(read)) => read,
@@ -64,6 +65,10 @@ impl<S: Surroundings> Relay<S> {
                     };
                     let go_on = match self.down {
                         Down::Body(body) => self.response_body(cx, client, body, &scratch[..read])?,
+                        Down::Discard(body) => {
+                            self.discard(body, &scratch[..read])?;
+                            continue;
+                        }
                         _ => self.response_head(cx, client, &scratch[..read])?,
                     };
                     if go_on {
@@ -138,12 +143,19 @@ impl<S: Surroundings> Relay<S> {
         }
         self.answer_scanned = 0;
         let mut at = 0;
-        let (response, edits) = loop {
-            let watch = (self.special.is_some() || self.observer.is_some())
-                .then_some(|status, fields: &[Field<'_>]| self.response_edits(&ResponseParts { status, headers: fields }));
-            match head::response(&data[at..], self.asks, watch) {
+        let asks = self.asks;
+        let (response, decision) = loop {
+            let judge = (self.special.is_some() || self.observer.is_some())
+                .then_some(|status, fields: &[Field<'_>]| self.judge(&ResponseParts { status, headers: fields }));
+            match head::response(&data[at..], asks, judge) {
+                Read::Head((response, _)) if response.status == 100 && asks.continued => {
+                    // The client has had that word from us.
+                    self.asks.continued = false;
+                    let others = [&data[..at], &data[at + response.len..]].concat();
+                    return if others.is_empty() { Ok(false) } else { self.response_head(cx, client, &others) };
+                }
                 Read::Head((response, _)) if response.is_interim() => at += response.len,
-                Read::Head((response, edits)) => break (response, edits.unwrap_or_default()),
+                Read::Head((response, decision)) => break (response, decision),
                 Read::Partial if data.len() - at <= MAX_HEAD => {
                     self.answer = data[at..].to_vec();
                     lines::until_empty(&self.answer, &mut self.answer_scanned);
@@ -154,31 +166,20 @@ impl<S: Surroundings> Relay<S> {
             }
         };
         self.answered = true;
-        let end = at + response.len;
-        let mut edited = Vec::new();
-        if !edits.is_empty() {
-            edited.reserve(data.len() + ROOM_FOR_EDITS);
-            edited.extend_from_slice(&data[..at]);
-            edit::edited(&data[at..end], &edits, &mut edited);
+        if let Some(decision) = decision.flatten() {
+            return self.special_response(cx, client, response, decision, data, at);
         }
-        let head = if edits.is_empty() { &data[..end] } else { &edited };
+        let end = at + response.len;
         if response.opens_tunnel(self.asks) {
             self.observed(End::Upgraded);
-            self.to_client.extend_from_slice(head);
-            self.to_client.extend_from_slice(&data[end..]);
+            self.to_client.extend_from_slice(data);
             return Err(Exit::Tunnel);
         }
-        if edits.is_empty() {
-            return self.response_bytes(cx, client, response, data, end);
-        }
-        // In one piece: a second write costs more than this copy, here and at the client.
-        let from = edited.len();
-        edited.extend_from_slice(&data[end..]);
-        self.response_bytes(cx, client, response, &edited, from)
+        self.response_bytes(cx, client, response, data, end)
     }
 
     /// Gives the client `bytes`, of which the body begins at `from`.
-    fn response_bytes(
+    pub(super) fn response_bytes(
         &mut self,
         cx: &mut Context<'_>,
         client: &mut impl Sock,
@@ -197,6 +198,9 @@ impl<S: Surroundings> Relay<S> {
     }
 
     fn response_body(&mut self, cx: &mut Context<'_>, client: &mut impl Sock, mut body: Body, bytes: &[u8]) -> Result<bool, Exit> {
+        if self.special.as_deref().is_some_and(|special| special.download.is_some()) {
+            return self.special_download(cx, client, body, bytes, Vec::new());
+        }
         let close = self.closes_after;
         match body.take(bytes) {
             Ok(taken) => {
@@ -208,7 +212,7 @@ impl<S: Surroundings> Relay<S> {
     }
 
     /// Gives the client `bytes[..end]`, after which `body` is left of the response.
-    fn follow(
+    pub(super) fn follow(
         &mut self,
         cx: &mut Context<'_>,
         client: &mut impl Sock,
@@ -240,37 +244,30 @@ impl<S: Surroundings> Relay<S> {
         }
     }
 
-    fn give(&mut self, cx: &mut Context<'_>, client: &mut impl Sock, bytes: &[u8]) -> Result<(), Exit> {
+    pub(super) fn give(&mut self, cx: &mut Context<'_>, client: &mut impl Sock, bytes: &[u8]) -> Result<(), Exit> {
         match sock::send(client, cx, &mut self.to_client, bytes) {
             Poll::Ready(Err(_)) => Err(Exit::Gone),
             _ => Ok(()),
         }
     }
 
-    fn response_edits(&self, response: &ResponseParts<'_>) -> Vec<Edit> {
-        if response.status < 200 && response.status != 101 {
-            return Vec::new();
-        }
-        if let Some(observer) = &self.observer {
+    /// What there is to say about a response's head.
+    fn judge(&mut self, response: &ResponseParts<'_>) -> Option<ResponseDecision> {
+        if let Some(observer) = self.observer.as_ref().filter(|_| response.status >= 200 || response.status == 101) {
             observer.response_head(response);
         }
-        let Some(special) = self.special.as_deref() else { return Vec::new() };
-        let mut edits = special.response_edits.clone();
-        if let Some(watch) = special.watch {
-            edits.append(&mut self.surroundings.response_edits(watch, response));
-        }
-        edits
+        self.special.as_deref_mut().map(|special| special.judge(response))
     }
 
     /// A piece of the response's body, for whoever looks at it.
-    fn observe(&self, bytes: &[u8]) {
+    pub(super) fn observe(&self, bytes: &[u8]) {
         if let Some(observer) = &self.observer {
             observer.response_body(bytes);
         }
     }
 
     /// Whoever looks at this exchange has seen all of it.
-    fn observed(&mut self, end: End) {
+    pub(super) fn observed(&mut self, end: End) {
         if let Some(observer) = self.observer.take() {
             observer.end(end);
         }
@@ -278,8 +275,12 @@ impl<S: Surroundings> Relay<S> {
 
     /// The response is complete.
     fn finish(&mut self, close: bool) -> Result<(), Exit> {
-        self.special = None;
         self.observed(End::Complete);
+        if self.end_special() {
+            self.drop_upstream();
+            self.close();
+            return Ok(());
+        }
         let up_is_over = matches!(self.up, Up::Dead | Up::Finish | Up::Over);
         match self.to {
             // The pod is about to close, or cannot go on: it decides when.
@@ -308,6 +309,15 @@ impl<S: Surroundings> Relay<S> {
 
     /// The upstream that answers has ended, or (`broken`) its connection has.
     fn upstream_ended(&mut self, broken: bool) -> Result<(), Exit> {
+        if self.special.is_some() {
+            self.end_download(broken)?;
+        }
+        if let Down::Discard(_) = self.down {
+            // The client has its answer.
+            self.drop_upstream();
+            self.close();
+            return Ok(());
+        }
         match (self.to, self.down) {
             (To::Pod, _) if broken => Err(Exit::Reset),
             (To::Pod, down) => {
@@ -349,7 +359,7 @@ impl<S: Surroundings> Relay<S> {
     }
 
     /// Bytes of an upstream that cannot be read as a response for certain.
-    fn unreadable(&mut self, bytes: &[u8]) -> Result<bool, Exit> {
+    pub(super) fn unreadable(&mut self, bytes: &[u8]) -> Result<bool, Exit> {
         match self.to {
             To::Pod => {
                 self.to_client.extend_from_slice(bytes);

@@ -5,8 +5,9 @@ use mirrord_filters::{Edit, LocalResponse};
 
 use super::head::Asks;
 
-/// Appends to `out` the head `head` (with its empty line, CR LF throughout) after `edits`, in their order.
-pub fn edited(head: &[u8], edits: &[Edit], out: &mut Vec<u8>) {
+/// Appends to `out` the head `head` (with its empty line, CR LF throughout) after `edits`, in their order. `target`: what its
+/// request line asks for instead.
+pub fn edited(head: &[u8], edits: &[Edit], target: Option<&[u8]>, out: &mut Vec<u8>) {
     let mut lines = head.split_inclusive(|byte| *byte == b'\n');
     let first = lines.next().unwrap_or_default();
     // Room for most heads at once: grown from nothing it would be moved three times.
@@ -24,7 +25,7 @@ pub fn edited(head: &[u8], edits: &[Edit], out: &mut Vec<u8>) {
             }
         }
     }
-    out.extend_from_slice(first);
+    push_first(out, first, target);
     for (_, line) in fields {
         match line {
             Line::AsItCame(line) => out.extend_from_slice(line),
@@ -32,6 +33,50 @@ pub fn edited(head: &[u8], edits: &[Edit], out: &mut Vec<u8>) {
         }
     }
     out.extend_from_slice(b"\r\n");
+}
+
+/// "METHOD SP target SP version CR LF", as it came or with another target.
+fn push_first(out: &mut Vec<u8>, line: &[u8], target: Option<&[u8]>) {
+    let ends = (memchr::memchr(b' ', line), memchr::memrchr(b' ', line));
+    match (target, ends) {
+        (Some(target), (Some(before), Some(after))) if before < after => {
+            for part in [&line[..=before], target, &line[after..]] {
+                out.extend_from_slice(part);
+            }
+        }
+        _ => out.extend_from_slice(line),
+    }
+}
+
+/// How a body is framed that is no longer as it came.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Framing {
+    Length(usize),
+    Chunked,
+    /// To the connection's end.
+    UntilClose,
+}
+
+/// Appends to `out` the head `head`, whose body has a length, with another framing in that line's place.
+pub fn reframed(head: &[u8], framing: Framing, out: &mut Vec<u8>) {
+    let mut placed = false;
+    for line in head.split_inclusive(|byte| *byte == b'\n') {
+        let is_length = name_of(line).eq_ignore_ascii_case(b"content-length");
+        if !is_length && line != b"\r\n" {
+            out.extend_from_slice(line);
+            continue;
+        }
+        if !std::mem::replace(&mut placed, true) {
+            match framing {
+                Framing::Length(length) => push_field(out, b"Content-Length", length.to_string().as_bytes()),
+                Framing::Chunked => push_field(out, b"Transfer-Encoding", b"chunked"),
+                Framing::UntilClose => push_field(out, b"Connection", b"close"),
+            }
+        }
+        if line == b"\r\n" {
+            out.extend_from_slice(line);
+        }
+    }
 }
 
 enum Line<'a> {
@@ -87,7 +132,7 @@ mod tests {
 
     fn edit(head: &str, edits: &[Edit]) -> String {
         let mut out = Vec::new();
-        edited(head.as_bytes(), edits, &mut out);
+        edited(head.as_bytes(), edits, None, &mut out);
         String::from_utf8(out).unwrap()
     }
 
@@ -107,5 +152,36 @@ mod tests {
         let response = LocalResponse { status: 403, headers: vec![], body: b"no".to_vec() };
         let asks = Asks { head: true, ..Asks::default() };
         assert_eq!(local_response(&response, asks, false), b"HTTP/1.1 403 Forbidden\r\nContent-Length: 2\r\n\r\n");
+    }
+
+    #[test]
+    fn another_target_leaves_method_and_version() {
+        for (head, expected) in [
+            ("GET /a?b HTTP/1.1\r\nA:b\r\n\r\n", "GET /new HTTP/1.1\r\nA:b\r\n\r\n"),
+            ("POST http://a/b HTTP/1.0\r\n\r\n", "POST /new HTTP/1.0\r\n\r\n"),
+        ] {
+            let mut out = Vec::new();
+            edited(head.as_bytes(), &[], Some(b"/new"), &mut out);
+            assert_eq!(String::from_utf8(out).unwrap(), expected);
+        }
+    }
+
+    #[test]
+    fn another_framing_takes_the_lengths_place() {
+        for (framing, line) in [
+            (Framing::Length(7), "Content-Length: 7\r\n"),
+            (Framing::Chunked, "Transfer-Encoding: chunked\r\n"),
+            (Framing::UntilClose, "Connection: close\r\n"),
+        ] {
+            for (head, expected) in [
+                ("GET / HTTP/1.1\r\na: b\r\ncontent-length: 3\r\nc: d\r\n\r\n", format!("GET / HTTP/1.1\r\na: b\r\n{line}c: d\r\n\r\n")),
+                ("HTTP/1.1 200 OK\r\nContent-Length: 3\r\nContent-Length: 3\r\n\r\n", format!("HTTP/1.1 200 OK\r\n{line}\r\n")),
+                ("HTTP/1.1 200 OK\r\na: b\r\n\r\n", format!("HTTP/1.1 200 OK\r\na: b\r\n{line}\r\n")),
+            ] {
+                let mut out = Vec::new();
+                reframed(head.as_bytes(), framing, &mut out);
+                assert_eq!(String::from_utf8(out).unwrap(), expected);
+            }
+        }
     }
 }

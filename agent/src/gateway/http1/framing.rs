@@ -11,6 +11,14 @@
 const MAX_EXTENSION: u32 = 4096;
 const MAX_TRAILERS: u32 = 64 * 1024;
 
+/// A piece of a body as it lies in the bytes, without what frames it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Part<'a> {
+    Data(&'a [u8]),
+    /// What follows the last chunk's line: trailers, if any, and the empty line.
+    Trailers(&'a [u8]),
+}
+
 /// What is left of a body.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Body {
@@ -69,34 +77,51 @@ impl Body {
     /// How many of these bytes belong to the body. The rest, if any, is the next message's.
     #[inline]
     pub fn take(&mut self, bytes: &[u8]) -> Result<usize, BadChunk> {
-        match self {
-            Body::Empty => Ok(0),
-            Body::UntilClose => Ok(bytes.len()),
+        self.read(bytes, |_| {})
+    }
+
+    /// The same; `with` gets what they carry. Before a broken chunk it gets what came well.
+    #[inline]
+    pub fn read(&mut self, bytes: &[u8], mut with: impl FnMut(Part<'_>)) -> Result<usize, BadChunk> {
+        let taken = match self {
+            Body::Empty => 0,
+            Body::UntilClose => bytes.len(),
             Body::Length(left) => {
                 let taken = (*left).min(bytes.len() as u64);
                 *left -= taken;
-                Ok(taken as usize)
+                taken as usize
             }
-            Body::Chunked(chunks) => chunks.take(bytes),
+            Body::Chunked(chunks) => return chunks.read(bytes, with),
+        };
+        if taken > 0 {
+            with(Part::Data(&bytes[..taken]));
         }
+        Ok(taken)
     }
 }
 
 impl Chunks {
-    fn take(&mut self, bytes: &[u8]) -> Result<usize, BadChunk> {
-        let mut at = 0;
+    fn read(&mut self, bytes: &[u8], mut with: impl FnMut(Part<'_>)) -> Result<usize, BadChunk> {
+        let (mut at, mut trailers) = (0, None);
         while at < bytes.len() && self.state != State::Done {
             if self.state == State::Data {
                 let taken = self.left.min((bytes.len() - at) as u64);
                 self.left -= taken;
+                with(Part::Data(&bytes[at..at + taken as usize]));
                 at += taken as usize;
                 if self.left == 0 {
                     self.state = State::DataCr;
                 }
                 continue;
             }
+            if trailers.is_none() && matches!(self.state, State::Line | State::Trailer | State::TrailerLf | State::EndLf) {
+                trailers = Some(at);
+            }
             self.state = self.step(bytes[at]).ok_or(BadChunk)?;
             at += 1;
+        }
+        if let Some(from) = trailers {
+            with(Part::Trailers(&bytes[from..at]));
         }
         Ok(at)
     }

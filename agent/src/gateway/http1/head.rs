@@ -60,6 +60,8 @@ pub struct Asks {
     pub close: bool,
     /// `Expect: 100-continue`: the body may never come if the final response comes first.
     pub expects: bool,
+    /// We have told the client to continue: the upstream's own word is not passed on.
+    pub continued: bool,
     /// HTTP/1.0: the connection is kept only if both sides say so.
     pub http10: bool,
     /// Sending it twice does what sending it once does (RFC 9110 §9.2.2).
@@ -285,6 +287,7 @@ fn request_framing(method: &str, target: &str, http10: bool, headers: &[Header<'
         close: found.closes(http10),
         http10,
         expects: found.expects,
+        continued: false,
         idempotent: matches!(method, "GET" | "HEAD" | "OPTIONS" | "TRACE" | "PUT" | "DELETE"),
     };
     Ok((body, asks))

@@ -6,8 +6,11 @@ pub mod relay;
 
 mod downward;
 mod edit;
+mod held;
 mod lines;
+mod passage;
 mod route;
+mod special;
 mod upward;
 
 #[cfg(test)]

@@ -3,28 +3,29 @@
 //!
 //! ```text
 //!  client ──bytes──► up:   Head → (Opening) → Body → Wait ─► Head …       one request at a time, in order
-//!                            │ steer            └► pod | session | nobody
+//!                            │ steer (→ Held)   └► pod | session | nobody
 //!  client ◄──bytes── down: Idle → Head → Body → Idle …                     from whoever answers this request
 //! ```
 //!
 //! What it cannot do ends it with an [`Exit`]: from then on a connection is somebody else's (`opaque.rs`, HTTP/2).
-//! `upward.rs` moves requests, `route.rs` decides where to, `downward.rs` moves responses.
+//! `upward.rs` moves requests, `held.rs` keeps those that are not to go on yet, `route.rs` sends them on their way, `downward.rs`
+//! moves responses, `special.rs` has the part of filters that follow an exchange.
 
 use std::{rc::Rc, task::Context, time::Duration};
-
-use mirrord_filters::Edit;
 
 use super::{
     edit,
     framing::Body,
     head::{Asks, Request},
+    held::Held,
+    special::Special,
 };
 use crate::{
     gateway::{
         link::Link,
         mirror::Tap,
         sock::Sock,
-        steer::{Ambiguity, Event, Flow, SessionId, Surroundings, Upstream, Watch},
+        steer::{Ambiguity, Event, Flow, SessionId, Surroundings, Upstream},
     },
     records::exchanges::Observer,
 };
@@ -37,6 +38,8 @@ const DOUBTFUL_TIME: Duration = Duration::from_millis(200);
 const GREETED_TIME: Duration = Duration::from_secs(1);
 /// A session that does not take a request in this time loses it to the pod.
 const OPENING_TIME: Duration = Duration::from_secs(5);
+/// A filter that has not decided about a request in this time is not waited for.
+const DECISION_TIME: Duration = Duration::from_secs(5);
 /// After our last word a client has this long to close: closing with its bytes unread would reset what we said.
 const DRAIN_TIME: Duration = Duration::from_secs(10);
 
@@ -45,6 +48,8 @@ const DRAIN_TIME: Duration = Duration::from_secs(10);
 pub(super) enum Up {
     /// A head is expected. `input` holds a piece of it, if any.
     Head,
+    /// `input` begins with a request that does not go on yet.
+    Held(Request),
     /// `input` begins with a request for a session that is being reached.
     Opening(Request),
     /// The request's body goes on.
@@ -68,10 +73,14 @@ pub(super) enum Down {
     Idle,
     Head,
     Body(Body),
-    /// A request waits for its session: nobody is listened to.
+    /// What is left of a response that the client does not get.
+    Discard(Body),
+    /// A request waits for a filter or its session: nobody is listened to.
     Hold,
     /// A response of our own is on its way.
     Own,
+    /// After what `to_client` holds, the client sees a reset.
+    Cut,
     /// After what `to_client` holds, the client is told that nothing more comes.
     Closing,
     Over,
@@ -125,6 +134,8 @@ pub enum Waiting {
     Head(u32),
     Doubtful,
     Greeted,
+    Undecided(u32),
+    Delayed(u32, Duration),
     Opening(u32),
     Drain,
 }
@@ -136,24 +147,12 @@ impl Waiting {
             Waiting::Head(_) => HEAD_TIME,
             Waiting::Doubtful => DOUBTFUL_TIME,
             Waiting::Greeted => GREETED_TIME,
+            Waiting::Undecided(_) => DECISION_TIME,
+            Waiting::Delayed(_, delay) => delay,
             Waiting::Opening(_) => OPENING_TIME,
             Waiting::Drain => DRAIN_TIME,
         }
     }
-}
-
-/// What few exchanges need.
-#[derive(Debug, Default)]
-pub(super) struct Special {
-    pub request_edits: Vec<Edit>,
-    pub response_edits: Vec<Edit>,
-    pub watch: Option<Watch>,
-    /// The head as it came, as long as the request can go to somebody else.
-    pub replay: Vec<u8>,
-    /// The request itself, to be replayed.
-    pub request: Option<Request>,
-    /// The session's connection served a request before: its end may only mean that it was idle for too long.
-    pub reused: bool,
 }
 
 /// The machine. See the module's comment.
@@ -181,6 +180,7 @@ pub struct Relay<S: Surroundings> {
     pub(super) special: Option<Box<Special>>,
     /// Looks at the exchange under way, if somebody inspects.
     pub(super) observer: Option<Observer>,
+    pub(super) held: Option<Box<Held>>,
     pub(super) client_ended: bool,
     pub(super) pod_ended: bool,
     pub(super) doubtful: bool,
@@ -218,6 +218,7 @@ impl<S: Surroundings> Relay<S> {
             answer_scanned: 0,
             special: None,
             observer: None,
+            held: None,
             client_ended: false,
             pod_ended: false,
             doubtful: false,
@@ -247,6 +248,7 @@ impl<S: Surroundings> Relay<S> {
             Up::Head if self.input.is_empty() => None,
             Up::Head if self.doubtful => Some(Waiting::Doubtful),
             Up::Head => Some(Waiting::Head(self.requests)),
+            Up::Held(_) => self.held.as_deref().map(|held| held.waiting(self.requests)),
             Up::Opening(_) => Some(Waiting::Opening(self.requests)),
             Up::Drain => Some(Waiting::Drain),
             Up::Body(_) | Up::Wait | Up::Dead | Up::Finish | Up::Over => None,
@@ -258,6 +260,7 @@ impl<S: Surroundings> Relay<S> {
         match self.up {
             Up::Head if self.doubtful || self.greeted => Err(Exit::NotHttp),
             Up::Head => self.ambiguous(cx, Ambiguity::HeadTooSlow, scratch),
+            Up::Held(request) => self.held_long_enough(cx, scratch, request),
             Up::Opening(request) => self.fall_back(cx, request, scratch),
             _ => Err(Exit::Done),
         }
@@ -284,8 +287,14 @@ impl<S: Surroundings> Relay<S> {
             _ => None,
         };
         let link = link.unwrap_or_else(|| self.pod.take());
+        let may_go_on = self.give_back();
         let mut up = std::mem::take(&mut self.to_up);
-        up.append(&mut self.input);
+        if may_go_on {
+            up.append(&mut self.input);
+        } else {
+            // What was sent of the body is framed anew, and nobody would go on with that.
+            self.client_ended = true;
+        }
         let mut down = std::mem::take(&mut self.to_client);
         down.append(&mut self.answer);
         Rest { link, up, down, client_ended: self.client_ended, upstream_ended: self.pod_ended }

@@ -9,13 +9,14 @@ use std::{
 use super::{
     edit,
     head::Request,
-    relay::{Down, Exit, Relay, Special, To, Up},
+    relay::{Down, Exit, Relay, To, Up},
+    special::Special,
 };
 use crate::gateway::{
     link::Link,
     mirror::Tap,
     sock::Sock,
-    steer::{Event, SessionId, Steering, Surroundings, Target, Upstream},
+    steer::{Event, Steering, Surroundings, Target, Upstream},
 };
 
 impl<S: Surroundings> Relay<S> {
@@ -23,15 +24,17 @@ impl<S: Surroundings> Relay<S> {
     pub(super) fn route(&mut self, cx: &mut Context<'_>, request: Request, steering: Steering, data: Cow<'_, [u8]>) -> Result<(), Exit> {
         self.requests = self.requests.wrapping_add(1);
         (self.asks, self.answered, self.special) = (request.asks, false, None);
-        let Steering { target, copies, request_edits, response_edits, watch, observer } = steering;
+        let Steering { target, copies, extra, observer } = steering;
         self.observer = observer;
         for id in copies {
-            self.begin_copy(id, &data[..request.len], request);
+            self.begin_copy(Upstream::Session(id), &data[..request.len], request);
         }
-        let stolen = matches!(target, Target::Session(_));
-        if stolen || !request_edits.is_empty() || !response_edits.is_empty() || watch.is_some() {
-            let special = Special { request_edits, response_edits, watch, ..Special::default() };
-            self.special = Some(Box::new(special));
+        if extra.is_some() || matches!(target, Target::Session(_)) {
+            let extra = extra.map(|extra| *extra).unwrap_or_default();
+            if extra.pod_copy {
+                self.begin_copy(Upstream::Pod, &data[..request.len], request);
+            }
+            self.special = Some(Box::new(Special::new(extra)));
         }
         match target {
             Target::Pod => {
@@ -57,6 +60,11 @@ impl<S: Surroundings> Relay<S> {
                 self.down = Down::Own;
                 Ok(())
             }
+            Target::Abort => {
+                self.to = To::Nobody;
+                self.cut();
+                Ok(())
+            }
         }
     }
 
@@ -69,14 +77,15 @@ impl<S: Surroundings> Relay<S> {
             Err(_) => (request.len, request.body),
         };
         self.copy(&data[request.len..end]);
-        let edited = match self.special.as_deref() {
-            Some(special) if !special.request_edits.is_empty() => {
-                let mut edited = Vec::with_capacity(data.len() + 256);
-                edit::edited(&data[..request.len], &special.request_edits, &mut edited);
-                edited.extend_from_slice(&data[request.len..end]);
-                Some(edited)
-            }
-            _ => None,
+        let edited = match self.special.is_some() && self.to != To::Nobody {
+            true => match self.special_start(&data[..request.len], &data[request.len..end], request) {
+                Ok(edited) => edited,
+                Err(_) => {
+                    self.cut();
+                    return Ok(());
+                }
+            },
+            false => None,
         };
         self.down = Down::Head;
         if body.is_done() {
@@ -148,9 +157,9 @@ impl<S: Surroundings> Relay<S> {
         self.start(cx, request, Cow::Owned(data))
     }
 
-    fn begin_copy(&mut self, id: SessionId, head: &[u8], request: Request) {
-        let index = self.taps.iter().position(|tap| tap.session() == id).unwrap_or_else(|| {
-            self.taps.push(Tap::new(&self.surroundings, self.flow, id));
+    fn begin_copy(&mut self, to: Upstream, head: &[u8], request: Request) {
+        let index = self.taps.iter().position(|tap| tap.upstream() == to).unwrap_or_else(|| {
+            self.taps.push(Tap::new(&self.surroundings, self.flow, to));
             self.taps.len() - 1
         });
         let Some(tap) = self.taps.get_mut(index) else { return };

@@ -6,11 +6,10 @@ use std::{
     task::{Context, Poll},
 };
 
-use mirrord_filters::RequestParts;
-
 use super::{
     framing::Body,
     head::{self, MAX_HEAD, Read},
+    held::{Why, parts},
     lines::{self, Lines},
     relay::{Down, Exit, Relay, To, Up},
 };
@@ -18,7 +17,7 @@ use crate::gateway::{
     detect::{Guess, first_bytes},
     link::Link,
     sock::{self, Sock},
-    steer::{Ambiguity, Surroundings, Target},
+    steer::{Ambiguity, Steered, Surroundings, Target},
 };
 
 /// What a read of the client brought.
@@ -37,6 +36,7 @@ impl<S: Surroundings> Relay<S> {
             }
             let moved = match self.up {
                 Up::Head => self.head(cx, client, scratch)?,
+                Up::Held(request) => self.held(cx, client, scratch, request)?,
                 Up::Opening(request) => self.opening(cx, request, scratch)?,
                 Up::Body(body) => self.body(cx, client, scratch, body)?,
                 Up::Wait => self.read_ahead(cx, client, scratch)?,
@@ -117,32 +117,30 @@ impl<S: Surroundings> Relay<S> {
         // A head that came in pieces is parsed once, when its lines are complete: the work stays linear.
         let whole = self.scanned == 0 || lines::until_empty(&data, &mut self.scanned) == Lines::Complete;
         let read = if whole {
-            head::request(&data, |view| {
-                let parts = RequestParts {
-                    method: view.method,
-                    path: view.target,
-                    headers: view.fields,
-                    client: self.flow.client,
-                    destination: self.flow.destination,
-                    version: view.version,
-                    end: view.end,
-                };
-                self.surroundings.steer(&self.flow, &parts)
-            })
+            head::request(&data, |view| self.surroundings.steer(&self.flow, &parts(&self.flow, view)))
         } else if data.len() > MAX_HEAD {
             Read::Ambiguous(Ambiguity::HeadTooLong)
         } else {
             Read::Partial
         };
         let why = match read {
-            Read::Head((request, steering)) => {
+            Read::Head((request, steered)) => {
                 self.scanned = 0;
-                if self.pod_neglected && matches!(steering.target, Target::Pod) {
-                    self.input = data.into_owned();
-                    self.freshen_pod(cx, scratch)?;
-                    data = Cow::Owned(std::mem::take(&mut self.input));
+                match steered {
+                    Steered::Decided(mut steering) => {
+                        if let Some(delay) = steering.take_delay() {
+                            self.hold(request, Why::Delayed(steering, delay), data.into_owned());
+                            return Ok(true);
+                        }
+                        if self.pod_neglected && matches!(steering.target, Target::Pod) {
+                            self.input = data.into_owned();
+                            self.freshen_pod(cx, scratch)?;
+                            data = Cow::Owned(std::mem::take(&mut self.input));
+                        }
+                        self.route(cx, request, steering, data)?;
+                    }
+                    Steered::Undecided(undecided) => self.hold(request, Why::Undecided(undecided), data.into_owned()),
                 }
-                self.route(cx, request, steering, data)?;
                 return Ok(true);
             }
             Read::Partial if lines::until_empty(&data, &mut self.scanned) == Lines::Partial => {
@@ -163,10 +161,14 @@ impl<S: Surroundings> Relay<S> {
             Got::Nothing => return Ok(false),
             Got::End => {
                 self.cut_copies();
+                self.give_back();
                 self.up = if self.to == To::Nobody { Up::Over } else { Up::Finish };
                 return Ok(true);
             }
         };
+        if self.special.as_deref().is_some_and(|special| special.upload.is_some()) {
+            return self.special_upload(cx, body, data);
+        }
         let Ok(taken) = body.take(&data) else {
             self.input = data.into_owned();
             return self.broken_body().map(|()| true);
@@ -185,10 +187,11 @@ impl<S: Surroundings> Relay<S> {
     }
 
     /// `input` begins with a piece of a body in which a chunk is broken.
-    fn broken_body(&mut self) -> Result<(), Exit> {
+    pub(super) fn broken_body(&mut self) -> Result<(), Exit> {
         self.cut_copies();
+        let passes = self.to == To::Pod && !self.surroundings.refuse_ambiguous(&self.flow) && self.give_back();
         match self.to {
-            To::Pod if !self.surroundings.refuse_ambiguous(&self.flow) => return Err(Exit::Opaque(Ambiguity::Chunk)),
+            To::Pod if passes => return Err(Exit::Opaque(Ambiguity::Chunk)),
             To::Pod => self.cut_pod(),
             To::Session(id) => {
                 let surroundings = self.surroundings.clone();
@@ -210,7 +213,7 @@ impl<S: Surroundings> Relay<S> {
         Ok(())
     }
 
-    fn cut_pod(&mut self) {
+    pub(super) fn cut_pod(&mut self) {
         if let Link::Open(stream) = &mut self.pod {
             self.surroundings.abort(stream);
         }

@@ -23,7 +23,7 @@ use super::{
     upstreams::{Key, Upstreams},
     windows::Windows,
 };
-use crate::gateway::steer::{Event, Flow, SessionId, Steering, Surroundings, Target, Watch};
+use crate::gateway::steer::{Event, Extra, Flow, Follow, SessionId, Steered, Steering, Surroundings, Target};
 
 /// What the requests of one client connection share.
 pub(super) struct Shared<S: Surroundings> {
@@ -45,14 +45,18 @@ pub(super) struct Shared<S: Surroundings> {
 #[derive(Default)]
 struct Edits {
     response: Vec<Edit>,
-    watch: Option<Watch>,
+    follow: Option<Box<dyn Follow>>,
 }
 
 impl<S: Surroundings> Shared<S> {
     /// Asks the filters and starts the copies. Done as requests come in, so that filters see them in their order.
     pub(super) fn steer(self: Rc<Self>, request: Request<RecvStream>, respond: SendResponse<Bytes>) -> impl Future<Output = ()> {
-        let mut steering =
-            head::with_request(&self.flow, &request, request.body().is_end_stream(), |parts| self.surroundings.steer(&self.flow, parts));
+        let mut steering = head::with_request(&self.flow, &request, request.body().is_end_stream(), |parts| {
+            match self.surroundings.steer(&self.flow, parts) {
+                Steered::Decided(steering) => steering,
+                Steered::Undecided(undecided) => undecided.skip(parts),
+            }
+        });
         let taps = self.copies.start(&steering.copies, &request);
         let (parts, body) = request.into_parts();
         let head = Request::from_parts(parts, ());
@@ -61,22 +65,24 @@ impl<S: Surroundings> Shared<S> {
         self.route(steering, head, Incoming { body, respond, observer })
     }
 
-    async fn route(self: Rc<Self>, steering: Steering, mut head: Request<()>, mut incoming: Incoming) {
-        let edits = Edits { response: steering.response_edits, watch: steering.watch };
+    async fn route(self: Rc<Self>, mut steering: Steering, mut head: Request<()>, mut incoming: Incoming) {
+        let Extra { request_edits, response_edits, follow, .. } = steering.take_extra();
+        let edits = Edits { response: response_edits, follow };
         match steering.target {
             Target::Pod => {
-                head::edit_request(&mut head, &steering.request_edits);
+                head::edit_request(&mut head, &request_edits);
                 self.to_pod(head, &mut incoming, edits).await;
             }
             Target::Session(session) => {
                 // Boxed, as is the answer below: every task is as large as its largest branch, and almost all go to the pod.
-                Box::pin(self.to_session(session, head, &steering.request_edits, &mut incoming, edits)).await;
+                Box::pin(self.to_session(session, head, &request_edits, &mut incoming, edits)).await;
             }
             Target::Respond(local) => Box::pin(answer(local, head.method(), &mut incoming)).await,
+            Target::Abort => incoming.respond.send_reset(Reason::INTERNAL_ERROR),
         }
     }
 
-    async fn to_pod(&self, head: Request<()>, incoming: &mut Incoming, edits: Edits) {
+    async fn to_pod(&self, head: Request<()>, incoming: &mut Incoming, mut edits: Edits) {
         let link = match self.upstreams.ready(Key::Pod) {
             Some(link) => link,
             None => match Box::pin(self.open(Key::Pod, incoming)).await {
@@ -86,7 +92,7 @@ impl<S: Surroundings> Shared<S> {
                 None => return,
             },
         };
-        match exchange(&link, head, incoming, |response| self.edit_response(response, &edits)).await {
+        match exchange(&link, head, incoming, |response| self.edit_response(response, &mut edits)).await {
             Ok(()) | Err(Failed::ClientGone) => {}
             Err(Failed::Unanswered(error)) => match fault(&error) {
                 Fault::Reset(reason) => incoming.respond.send_reset(reason),
@@ -112,7 +118,7 @@ impl<S: Surroundings> Shared<S> {
         drop(reset);
     }
 
-    async fn to_session(&self, session: SessionId, head: Request<()>, request_edits: &[Edit], incoming: &mut Incoming, edits: Edits) {
+    async fn to_session(&self, session: SessionId, head: Request<()>, request_edits: &[Edit], incoming: &mut Incoming, mut edits: Edits) {
         let stolen = Counted::one(&self.stolen);
         let link = match self.open(Key::Session(session), incoming).await {
             Some(Ok(link)) if link.understands(&head) => link,
@@ -127,7 +133,7 @@ impl<S: Surroundings> Shared<S> {
         let spare = head::is_idempotent(&method).then(|| head_of(&head));
         let mut edited = head;
         head::edit_request(&mut edited, request_edits);
-        match exchange(&link, edited, incoming, |response| self.edit_response(response, &edits)).await {
+        match exchange(&link, edited, incoming, |response| self.edit_response(response, &mut edits)).await {
             Ok(()) | Err(Failed::ClientGone) => {}
             Err(Failed::Unanswered(error)) => match (fault(&error), spare) {
                 // The program's own word.
@@ -170,11 +176,11 @@ impl<S: Surroundings> Shared<S> {
         link
     }
 
-    fn edit_response(&self, response: &mut Response<()>, edits: &Edits) {
+    fn edit_response(&self, response: &mut Response<()>, edits: &mut Edits) {
         head::edit_headers(response.headers_mut(), &edits.response);
-        if let Some(watch) = edits.watch {
-            let later = head::with_response(response, |parts| self.surroundings.response_edits(watch, parts));
-            head::edit_headers(response.headers_mut(), &later);
+        if let Some(follow) = edits.follow.as_deref_mut().filter(|follow| follow.wants_response()) {
+            let later = head::with_response(response, |parts| follow.on_response(parts));
+            head::edit_headers(response.headers_mut(), &later.edits);
         }
     }
 }

@@ -145,7 +145,7 @@ async fn open<S: Surroundings>(surroundings: Rc<S>, flow: Flow, key: Key, on_pod
             return opening.map(|opening| opening.link).map_err(|error| why(&error));
         }
         Key::Session(session) => (boxed(surroundings.open(&flow, Upstream::Session(session))), session_windows()),
-        Key::Copies(session) => (boxed(surroundings.open_copy(&flow, session)), copy_windows()),
+        Key::Copies(session) => (boxed(surroundings.open_copy(&flow, Upstream::Session(session))), copy_windows()),
     };
     let opening = async {
         let io = upstream.await.map_err(cannot_connect)?;

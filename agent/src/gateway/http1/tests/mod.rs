@@ -2,22 +2,24 @@
 
 mod ambiguous;
 
+mod bodies;
+mod held;
 mod memory;
 mod passed;
 mod stolen;
 
 use std::{cell::RefCell, collections::HashMap, future::ready, io, rc::Rc, task::Context};
 
-use mirrord_filters::{Edit, RequestParts, ResponseParts};
+use mirrord_filters::{BodyDecision, ConnectionParts, Edit, LocalResponse, RequestParts, ResponseDecision, ResponseParts, Side};
 
 use self::memory::Memory;
 use super::relay::{Exit, Relay, Rest};
 use crate::gateway::{
     link::Link,
-    steer::{Event, Flow, Plan, SessionId, Steering, Surroundings, Target, Upstream, Watch},
+    steer::{Connecting, Event, Extra, Flow, Follow, Plan, SessionId, Steered, Steering, Surroundings, Target, Upstream},
 };
 
-type Steer = Box<dyn Fn(&RequestParts<'_>) -> Steering>;
+type Steer = Box<dyn Fn(&RequestParts<'_>) -> Steered>;
 
 /// Steering by what a test says; upstreams in memory.
 struct Scene {
@@ -37,15 +39,15 @@ impl Surroundings for Scene {
     type Stream = Memory;
 
     fn plan(&self, _: &Flow) -> Plan {
-        Plan::Read { other: Upstream::Pod, copies: Vec::new() }
+        Plan::Read
     }
 
-    fn steer(&self, _: &Flow, request: &RequestParts<'_>) -> Steering {
+    fn steer(self: &Rc<Self>, _: &Flow, request: &RequestParts<'_>) -> Steered {
         (self.steer)(request)
     }
 
-    fn response_edits(&self, watch: Watch, response: &ResponseParts<'_>) -> Vec<Edit> {
-        vec![Edit::Append { name: b"X-Watched".to_vec(), value: format!("{} {}", watch.token, response.status).into_bytes() }]
+    fn connection(&self, _: &Flow, _: &ConnectionParts<'_>) -> Connecting {
+        Connecting::default()
     }
 
     fn refuse_ambiguous(&self, _: &Flow) -> bool {
@@ -71,6 +73,54 @@ impl Surroundings for Scene {
 
     fn count(&self, event: Event) {
         self.events.borrow_mut().push(event);
+    }
+}
+
+/// A filter that follows exchanges: replaces each of its words in bodies, and watches heads.
+#[derive(Debug, Default)]
+struct Follower {
+    window: Option<usize>,
+    response_window: Option<usize>,
+    replaces: Option<(&'static str, &'static str)>,
+    abort_on: Option<&'static str>,
+    on_response: Option<ResponseDecision>,
+    log: FollowerLog,
+}
+
+/// What a follower was shown, and its end.
+#[derive(Debug, Default)]
+struct FollowerLog(Rc<RefCell<Vec<String>>>);
+
+impl Follow for Follower {
+    fn window(&self, side: Side) -> Option<usize> {
+        if side == Side::Request { self.window } else { self.response_window }
+    }
+
+    fn may_replace(&self, _: Side) -> bool {
+        self.replaces.is_some()
+    }
+
+    fn on_body(&mut self, side: Side, bytes: &[u8], end: bool) -> BodyDecision {
+        let text = String::from_utf8_lossy(bytes).into_owned();
+        let abort = self.abort_on.is_some_and(|word| text.contains(word));
+        let replaced = self.replaces.filter(|(from, _)| text.contains(from)).map(|(from, to)| text.replace(from, to).into_bytes());
+        self.log.0.borrow_mut().push(format!("{side:?} {text}{}", if end { "." } else { "" }));
+        BodyDecision { replaced, abort, ..BodyDecision::default() }
+    }
+
+    fn wants_response(&self) -> bool {
+        self.on_response.is_some()
+    }
+
+    fn on_response(&mut self, response: &ResponseParts<'_>) -> ResponseDecision {
+        self.log.0.borrow_mut().push(format!("status {}", response.status));
+        self.on_response.take().unwrap_or_default()
+    }
+}
+
+impl Drop for FollowerLog {
+    fn drop(&mut self) {
+        self.0.borrow_mut().push("end".into());
     }
 }
 
@@ -108,6 +158,11 @@ impl Stage {
     }
 
     fn with(steer: impl Fn(&RequestParts<'_>) -> Steering + 'static, slow: usize, refuse: bool) -> Self {
+        Self::asking(move |request| Steered::Decided(steer(request)), slow, refuse)
+    }
+
+    /// With filters that need not decide at once.
+    fn asking(steer: impl Fn(&RequestParts<'_>) -> Steered + 'static, slow: usize, refuse: bool) -> Self {
         let scene = Rc::new(Scene {
             steer: Box::new(steer),
             refuse,
@@ -121,6 +176,21 @@ impl Stage {
         let client = Memory::default();
         client.slow(slow);
         Stage { relay: Relay::new(scene.clone(), flow(), pod), scene, client, exit: None }
+    }
+
+    /// What is being waited for takes too long.
+    fn expire(&mut self) {
+        let mut cx = Context::from_waker(std::task::Waker::noop());
+        assert!(self.relay.waiting().is_some(), "nothing is waited for");
+        self.exit = self.relay.expired(&mut cx, &mut [0; 4096]).err();
+        self.run();
+    }
+
+    /// As when something woke the connection.
+    fn run_once(&mut self) {
+        let mut cx = Context::from_waker(std::task::Waker::noop());
+        self.exit = self.relay.drive(&mut cx, &mut self.client, &mut [0; 4096]).err();
+        self.run();
     }
 
     /// Lets the machine move until nothing moves any more.

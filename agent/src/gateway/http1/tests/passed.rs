@@ -266,11 +266,17 @@ fn the_clients_end_is_passed_on_and_the_response_finished() {
 
 #[test]
 fn edits_change_the_head_and_nothing_else() {
-    let steer = |_: &RequestParts<'_>| Steering {
-        request_edits: vec![Edit::Set { name: b"Host".to_vec(), value: b"b".to_vec() }],
-        response_edits: vec![Edit::Remove { name: b"server".to_vec() }],
-        watch: Some(Watch { session: 1, filter: 0, token: 7 }),
-        ..Steering::default()
+    let steer = |_: &RequestParts<'_>| {
+        let watched = Edit::Append { name: b"X-Watched".to_vec(), value: b"7".to_vec() };
+        let said = ResponseDecision { edits: vec![watched], ..ResponseDecision::default() };
+        let extra = Extra {
+            request_edits: vec![Edit::Set { name: b"Host".to_vec(), value: b"b".to_vec() }],
+            path: Some(b"/new?x".to_vec()),
+            response_edits: vec![Edit::Remove { name: b"server".to_vec() }],
+            follow: Some(Box::new(Follower { on_response: Some(said), ..Follower::default() })),
+            ..Extra::default()
+        };
+        Steering { extra: Some(Box::new(extra)), ..Steering::default() }
     };
     let ask = "POST / HTTP/1.1\r\nA:1\r\nhost:  a\r\nContent-Length: 2\r\n\r\nhi";
     let answer = "HTTP/1.1 100 Continue\r\nServer: x\r\n\r\nHTTP/1.1 200 OK\r\nServer: x\r\nContent-Length: 2\r\n\r\nok";
@@ -278,9 +284,9 @@ fn edits_change_the_head_and_nothing_else() {
         let mut stage = Stage::with(steer, 1, false);
         for _ in 0..2 {
             pieces.iter().for_each(|piece| stage.client_says(piece));
-            assert_eq!(stage.heard(POD), "POST / HTTP/1.1\r\nA:1\r\nHost: b\r\nContent-Length: 2\r\n\r\nhi");
+            assert_eq!(stage.heard(POD), "POST /new?x HTTP/1.1\r\nA:1\r\nHost: b\r\nContent-Length: 2\r\n\r\nhi");
             stage.pod_says(answer);
-            let expected = "HTTP/1.1 100 Continue\r\nServer: x\r\n\r\nHTTP/1.1 200 OK\r\nContent-Length: 2\r\nX-Watched: 7 200\r\n\r\nok";
+            let expected = "HTTP/1.1 100 Continue\r\nServer: x\r\n\r\nHTTP/1.1 200 OK\r\nContent-Length: 2\r\nX-Watched: 7\r\n\r\nok";
             assert_eq!(stage.client_heard(), expected);
         }
     }

@@ -13,7 +13,7 @@ use std::{
 use bytes::Bytes;
 use h2::{Reason, RecvStream, SendStream, client, server::SendResponse};
 use http::{HeaderMap, HeaderValue, Request, Response};
-use mirrord_filters::{Edit, LocalResponse, RequestParts, ResponseParts};
+use mirrord_filters::{BodyDecision, ConnectionParts, Edit, LocalResponse, RequestParts, ResponseDecision, ResponseParts, Side};
 use tokio::{
     io::{AsyncWriteExt, DuplexStream, duplex},
     sync::Notify,
@@ -23,7 +23,7 @@ use tokio::{
 
 use crate::gateway::{
     http2::serve,
-    steer::{Event, Flow, Plan, SessionId, Steering, Surroundings, Target, Upstream, Watch},
+    steer::{Connecting, Event, Flow, Follow, Plan, SessionId, Steered, Steering, Surroundings, Target, Upstream},
 };
 
 type Server = Rc<dyn Fn(DuplexStream)>;
@@ -130,15 +130,42 @@ impl Drop for Client {
     }
 }
 
+/// A filter that marks responses.
+#[derive(Debug)]
+struct Watcher;
+
+impl Follow for Watcher {
+    fn window(&self, _: Side) -> Option<usize> {
+        None
+    }
+
+    fn may_replace(&self, _: Side) -> bool {
+        false
+    }
+
+    fn on_body(&mut self, _: Side, _: &[u8], _: bool) -> BodyDecision {
+        BodyDecision::default()
+    }
+
+    fn wants_response(&self) -> bool {
+        true
+    }
+
+    fn on_response(&mut self, response: &ResponseParts<'_>) -> ResponseDecision {
+        let edit = Edit::Append { name: b"x-watched".to_vec(), value: response.status.to_string().into_bytes() };
+        ResponseDecision { edits: vec![edit], ..ResponseDecision::default() }
+    }
+}
+
 impl Surroundings for World {
     type Stream = DuplexStream;
 
     fn plan(&self, _: &Flow) -> Plan {
-        Plan::Read { other: Upstream::Pod, copies: Vec::new() }
+        Plan::Read
     }
 
     /// `x-to` names a session or `respond`, `x-copy` sessions, `x-edit` asks for edits, `x-watch` to see the response.
-    fn steer(&self, flow: &Flow, request: &RequestParts<'_>) -> Steering {
+    fn steer(self: &Rc<Self>, flow: &Flow, request: &RequestParts<'_>) -> Steered {
         assert_eq!(flow.client, "10.0.0.9:1234".parse::<SocketAddr>().unwrap());
         let mut steering = Steering::default();
         for header in request.headers {
@@ -155,21 +182,21 @@ impl Surroundings for World {
                 b"x-copy" => steering.copies = value.split(',').map(|session| session.parse().unwrap()).collect(),
                 b"x-edit" => {
                     let edit = |name: &str, value: &str| Edit::Set { name: name.into(), value: value.into() };
-                    steering.request_edits =
+                    let extra = steering.extra.get_or_insert_default();
+                    extra.request_edits =
                         vec![edit("x-added", "by filter"), edit("host", "edited"), Edit::Remove { name: b"x-edit".to_vec() }];
-                    steering.response_edits = vec![edit("x-mark", "stolen"), edit("Connection", "close")];
+                    extra.response_edits = vec![edit("x-mark", "stolen"), edit("Connection", "close")];
                 }
-                b"x-watch" => steering.watch = Some(Watch { session: 1, filter: 0, token: 7 }),
+                b"x-watch" => steering.extra.get_or_insert_default().follow = Some(Box::new(Watcher)),
                 b":authority" => assert_eq!(request.headers.last().unwrap().name, b":authority"),
                 _ => {}
             }
         }
-        steering
+        Steered::Decided(steering)
     }
 
-    fn response_edits(&self, watch: Watch, response: &ResponseParts<'_>) -> Vec<Edit> {
-        assert_eq!(watch.token, 7);
-        vec![Edit::Append { name: b"x-watched".to_vec(), value: response.status.to_string().into_bytes() }]
+    fn connection(&self, _: &Flow, _: &ConnectionParts<'_>) -> Connecting {
+        Connecting::default()
     }
 
     fn refuse_ambiguous(&self, _: &Flow) -> bool {
