@@ -37,7 +37,8 @@ die() { say "$*"; exit 1; }
 unset RUSTUP_TOOLCHAIN CARGO RUSTC RUSTC_WRAPPER RUSTC_WORKSPACE_WRAPPER RUSTDOC RUSTFLAGS CARGO_ENCODED_RUSTFLAGS \
     CARGO_BUILD_TARGET CARGO_TARGET_DIR CARGO_BUILD_TARGET_DIR CARGO_BUILD_RUSTFLAGS
 
-rustup_has_target() { command -v rustup >/dev/null && rustup target list --installed 2>/dev/null | grep -qx "$TRIPLE"; }
+# Not `grep -q`, which would stop reading and let rustup fail on its next line.
+rustup_has_target() { command -v rustup >/dev/null && rustup target list --installed 2>/dev/null | grep -x "$TRIPLE" >/dev/null; }
 # The first attempt of a machine only: a mirror without that target answers at once, no network within the time limit.
 rustup_can_add_target() { command -v rustup >/dev/null && timeout 60 rustup target add "$TRIPLE" >/dev/null 2>&1; }
 

@@ -24,15 +24,29 @@ fn jwt_tenant_reads_and_verifies() {
 
 #[test]
 fn jwt_tenant_verifies_rsa_within_a_calls_time() {
-    // RFC 7515, appendix A.2: the issuer takes the tenant's place.
-    let config = r#"{"tenant": "joe", "claim": "/iss", "jwk": {"kty":"RSA","n":"ofgWCuLjybRlzo0tZWJjNiuSfb4p4fAkd_wWJcyQoTbji9k0l8W26mPddxHmfHQp-Vaw-4qPCJrcS2mJPMEzP1Pt0Bm4d4QlL-yRT-SFd2lZS-pCgNMsD1W_YpRPEwOWvG6b32690r2jZ47soMZo9wGzjb_7OMg0LOL-bSf63kpaSHSXndS5z5rexMdbBYUsLA9e-KXBdQOS-UTo7WTBEMa2R2CapHg665xsmtdVMTBQY4uDZlxvb3qCo5ZwKh9kG4LT6_I5IhlJH7aGhyxXFvUK-DWNmoudF8NAco9_h9iaGNj8q2ethFkMLs91kzk2PAcDTW9gb54h4FRWyuXpoQ","e":"AQAB"}}"#;
-    let token = "eyJhbGciOiJSUzI1NiJ9.eyJpc3MiOiJqb2UiLA0KICJleHAiOjEzMDA4MTkzODAsDQogImh0dHA6Ly9leGFtcGxlLmNvbS9pc19yb290Ijp0cnVlfQ.cC4hiUPoj9Eetdgtv3hF80EGrhuB__dzERat0XF9g2VtQgr9PJbu3XOiZj5RZmh7AAuHIm4Bh-0Qc_lF5YKt_O8W2Fp5jujGbds9uJdbF9CUAr7t1dnZcAcQjbKBYNX4BAynRFdiuB--f_nZLgrnbyTyWzO75vRK5h6xBArLIARNPvkSjtQBMHlb1L07Qe7K0GarZRmB_eSN9383LcOLn6_dO--xi12jzDwusC-eOkHWEsqtFZESc6BfI7noOPqvhJ1phCnvWh6IeYI2w9QOYEUipUTI8np6LbgGY9Fs98rqVt5AXLIhWkWywlVmtVrBp0igcN_IoypGlUPQGe77Rw";
-    let mut instance = instance("jwt-tenant", config);
+    let pem = "\"-----BEGIN PUBLIC KEY-----\\nMIIBIjANBgkqhkiG9w0BAQEFAAOCAQ8AMIIBCgKCAQEAsp15aNi1BgMhnc/IddMc\\n0cwJwGC3X91pKXuZ+9bxQLAMyXaeOCoK0m2E/I1gWOVlq+POIeaCRrMdXqwHhWE0\\n/8QiNdUgMSRH9tRj0pV9qm2XcvZaXt3tYExgX6lknT5RZyJMabqRlEt6Osg7p98V\\nu47hFvPUF1+nnKOKYSoQFZ0/K+ttibTn2Ps7+eejhGgqUA124v/YzMbafz/ophul\\nzndynQ6RqJaw2isPWNJh432DLc//xM3pTcn+C5FalcZUveUuwdXiWxSvcsjLcsk1\\n/L5Pt1F8JGMuAJVJCPLstctLixwJboSXYnbVGZytzCuYR94+POktbaQ/rKVkDR32\\nwQIDAQAB\\n-----END PUBLIC KEY-----\\n\"";
+    // {"tenant":"acme","exp":4102444800}, RS256.
+    let token = "eyJhbGciOiJSUzI1NiJ9.eyJ0ZW5hbnQiOiJhY21lIiwiZXhwIjo0MTAyNDQ0ODAwfQ.ibUQW9B6JEmn0dungIdZH2g2DxP56YV5p_gBNBtwMdybA0C7sd3-9G8DgUzRdzit_WfdJm_U-50ZZM2o__vMW3CxxTOG2Yc1yDngEDHYCH2rKWH54PPTs3TuyZAEUEVzULImpsis_GO7QObiozkAIwUBxlaZ9t1GE2AUv5juW2tfcXGpoNemwosepIwTjdMDs5k8ZKMeSBl2pYwG_IMKyElOqgR2K4K4G1NyI6UYuT6cEm1jWyOwxqrozd-WwpgQVy1nqunJR2XpHa0urr8FRMYUwdBA-EXyKnp7jhLPXwiOwYQ1rNY1oM2sWfH5Fl5Mxbm8Ib2xBETKzWYdmAgaMw";
+    let mut by_pem = instance("jwt-tenant", &format!(r#"{{"tenant": "acme", "public_key": {pem}}}"#));
     for _ in 0..20 {
-        assert_eq!(verdict(&mut instance, "/", &[("authorization", &format!("Bearer {token}"))]), Verdict::Steal);
+        assert_eq!(verdict(&mut by_pem, "/", &[("authorization", &format!("Bearer {token}"))]), Verdict::Steal);
     }
-    let forged = token.replace(".cC4", ".cC5");
-    assert_eq!(verdict(&mut instance, "/", &[("authorization", &format!("Bearer {forged}"))]), Verdict::Pass);
+    let (signed, signature) = token.rsplit_once('.').unwrap();
+    let forged = format!("Bearer {signed}.B{}", &signature[1..]);
+    assert_eq!(verdict(&mut by_pem, "/", &[("authorization", &forged)]), Verdict::Pass);
+}
+
+#[test]
+fn jwt_tenant_passes_what_has_expired() {
+    // RFC 7515, appendix A.2: the issuer takes the tenant's place. The signature fits; its time was in 2011.
+    let jwk = r#"{"kty":"RSA","n":"ofgWCuLjybRlzo0tZWJjNiuSfb4p4fAkd_wWJcyQoTbji9k0l8W26mPddxHmfHQp-Vaw-4qPCJrcS2mJPMEzP1Pt0Bm4d4QlL-yRT-SFd2lZS-pCgNMsD1W_YpRPEwOWvG6b32690r2jZ47soMZo9wGzjb_7OMg0LOL-bSf63kpaSHSXndS5z5rexMdbBYUsLA9e-KXBdQOS-UTo7WTBEMa2R2CapHg665xsmtdVMTBQY4uDZlxvb3qCo5ZwKh9kG4LT6_I5IhlJH7aGhyxXFvUK-DWNmoudF8NAco9_h9iaGNj8q2ethFkMLs91kzk2PAcDTW9gb54h4FRWyuXpoQ","e":"AQAB"}"#;
+    let token = "Bearer eyJhbGciOiJSUzI1NiJ9.eyJpc3MiOiJqb2UiLA0KICJleHAiOjEzMDA4MTkzODAsDQogImh0dHA6Ly9leGFtcGxlLmNvbS9pc19yb290Ijp0cnVlfQ.cC4hiUPoj9Eetdgtv3hF80EGrhuB__dzERat0XF9g2VtQgr9PJbu3XOiZj5RZmh7AAuHIm4Bh-0Qc_lF5YKt_O8W2Fp5jujGbds9uJdbF9CUAr7t1dnZcAcQjbKBYNX4BAynRFdiuB--f_nZLgrnbyTyWzO75vRK5h6xBArLIARNPvkSjtQBMHlb1L07Qe7K0GarZRmB_eSN9383LcOLn6_dO--xi12jzDwusC-eOkHWEsqtFZESc6BfI7noOPqvhJ1phCnvWh6IeYI2w9QOYEUipUTI8np6LbgGY9Fs98rqVt5AXLIhWkWywlVmtVrBp0igcN_IoypGlUPQGe77Rw";
+    let config = |key: &str| format!(r#"{{"tenant": "joe", "claim": "/iss"{key}}}"#);
+    assert_eq!(
+        verdict(&mut instance("jwt-tenant", &config(&format!(r#", "jwk": {jwk}"#))), "/", &[("authorization", token)]),
+        Verdict::Pass
+    );
+    assert_eq!(verdict(&mut instance("jwt-tenant", &config("")), "/", &[("authorization", token)]), Verdict::Steal);
 }
 
 #[test]

@@ -5,7 +5,7 @@
 use mirrord_filter_sdk::config::Fields;
 use mirrord_filter_sdk::json::Value;
 use mirrord_filter_sdk::jwt::{self, Key, Problem, Token};
-use mirrord_filter_sdk::{filter, Filter, Request, Verdict};
+use mirrord_filter_sdk::{filter, host, Filter, Request, Verdict};
 
 const EXAMPLE: &str = r#"{"tenant": "acme", "claim": "/tenant", "public_key": "-----BEGIN PUBLIC KEY-----\n…"}"#;
 
@@ -61,7 +61,8 @@ impl JwtTenant {
         if token.unverified().pointer(&self.claim).and_then(Value::as_str).as_deref() != Some(&*self.tenant) {
             return Ok(false);
         }
-        self.key.as_ref().map_or(Ok(true), |key| token.verify(key).map(|_| true))
+        let Some(key) = &self.key else { return Ok(true) };
+        Ok(jwt::is_current(token.verify(key)?, host::now_ms() as f64 / 1000.0))
     }
 }
 
@@ -109,6 +110,18 @@ mod tests {
         assert_eq!((outcome.verdict, outcome.reason.as_deref()), (Verdict::Pass, Some("the token's signature does not fit the key")));
         let rsa = r#"{"tenant": "acme", "jwk": {"kty": "RSA", "n": "ofgWCuLjybRlzo0tZWJjNiuSfb4p4fAkd_wWJcyQoTbji9k0l8W26mPddxHmfHQp-Vaw-4qPCJrcS2mJPMEzP1Pt0Bm4d4QlL-yRT-SFd2lZS-pCgNMsD1W_YpRPEwOWvG6b32690r2jZ47soMZo9wGzjb_7OMg0LOL-bSf63kpaSHSXndS5z5rexMdbBYUsLA9e-KXBdQOS-UTo7WTBEMa2R2CapHg665xsmtdVMTBQY4uDZlxvb3qCo5ZwKh9kG4LT6_I5IhlJH7aGhyxXFvUK-DWNmoudF8NAco9_h9iaGNj8q2ethFkMLs91kzk2PAcDTW9gb54h4FRWyuXpoQ", "e": "AQAB"}}"#;
         assert_eq!(run(rsa, &format!("Bearer {TOKEN}")).reason.as_deref(), Some("the token's algorithm is not the key's"));
+    }
+
+    /// `{"tenant": "acme", "exp": 1767225660}`: a minute after the tests' time.
+    const SHORT: &str = "eyJhbGciOiJIUzI1NiJ9.eyJ0ZW5hbnQiOiJhY21lIiwiZXhwIjoxNzY3MjI1NjYwfQ.vCGeI5Pc1bgNrjYqILeQ5k_p7B_7nOQJfRGvjbSPfCY";
+
+    #[test]
+    fn with_a_key_an_expired_token_passes() {
+        let run = |config| run(config, &format!("Bearer {SHORT}")).verdict;
+        let (checked, unchecked) = (r#"{"tenant": "acme", "secret": "secret"}"#, r#"{"tenant": "acme"}"#);
+        assert_eq!((run(checked), run(unchecked)), (Verdict::Steal, Verdict::Steal));
+        testing::advance(std::time::Duration::from_secs(60));
+        assert_eq!((run(checked), run(unchecked)), (Verdict::Pass, Verdict::Steal));
     }
 
     #[test]
