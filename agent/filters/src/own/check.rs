@@ -1,10 +1,11 @@
-//! Whether a module speaks version 1 of our ABI: all of its exports in the right types, and no import but its own.
+//! Whether a module speaks version 1 of our ABI: all of its exports in the right types, and no import but its own
+//! and the part of WASI that is there.
 
 use wasmtime::ExternType;
 use wasmtime::ValType::{self, I32, I64};
 
 use crate::module::has_type;
-use crate::{FilterError, abi};
+use crate::{FilterError, abi, wasi};
 
 /// Name, whether it must be there, parameters, results.
 const EXPORTS: [(&str, bool, &[ValType], &[ValType]); 9] = [
@@ -78,9 +79,8 @@ fn check_imports(name: &str, module: &wasmtime::Module) -> Result<(), FilterErro
                 _ => "its type is not the one in docs/abi.md",
             },
             (abi::MODULE, None) => "this version of the ABI has no such function; docs/abi.md lists them",
-            ("wasi_snapshot_preview1" | "wasi_unstable", _) => {
-                "there are no files, clocks or environment; build for wasm32-unknown-unknown"
-            }
+            (wasi::MODULE, _) if wasi::knows(import.name()) => continue,
+            (wasi::MODULE | "wasi_unstable", _) => "there are no files, sockets or programs",
             _ => "only functions of the module \"mirrord\" are there; docs/abi.md lists them",
         };
         let import = format!("{}.{}", import.module(), import.name());

@@ -10,6 +10,7 @@ use crate::deadline::Deadline;
 use crate::filter::Configured;
 use crate::random::Random;
 use crate::series::Series;
+use crate::wasi::WasiHost;
 use crate::{Edit, Limits, LogLevel};
 
 /// Which hook runs; decides which host calls make sense.
@@ -46,6 +47,8 @@ pub(crate) struct State {
     pub(crate) random: Random,
     /// Metrics that this instance has used.
     pub(crate) series: Vec<Arc<Series>>,
+    /// What WASI's output has of its next line.
+    unfinished: Vec<u8>,
     pub(crate) limiter: Limiter,
     pub(crate) deadline: Deadline,
 }
@@ -62,6 +65,7 @@ impl State {
             said: Said::default(),
             last_reason: None,
             series: Vec::new(),
+            unfinished: Vec::new(),
             limiter,
             deadline: Deadline::default(),
         }
@@ -78,6 +82,23 @@ impl State {
             self.said.last_words = Some(crate::log::clean(text, crate::abi::limit::REASON));
         }
         self.filter.log.line(level, text);
+    }
+}
+
+impl WasiHost for State {
+    fn memory(&self) -> Option<Memory> {
+        self.memory
+    }
+
+    fn line(&mut self, level: LogLevel, text: &[u8]) {
+        // A panic's message is the first line of many.
+        let first = self.said.last_words.take();
+        self.log(level, text);
+        self.said.last_words = first.or(self.said.last_words.take());
+    }
+
+    fn unfinished_line(&mut self) -> &mut Vec<u8> {
+        &mut self.unfinished
     }
 }
 

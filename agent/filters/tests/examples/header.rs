@@ -6,8 +6,8 @@ use crate::common::{Decision, fields, get};
 use crate::{instance, load, set, verdict};
 
 const CONFIG: &str = r#"{"name": "x-user", "value": "me"}"#;
-/// The same filter in four languages.
-const VARIANTS: [&str; 4] = ["header", "header-c", "header-assemblyscript", "header-zig"];
+/// The same filter in five languages.
+const VARIANTS: [&str; 5] = ["header", "header-c", "header-go", "header-assemblyscript", "header-zig"];
 
 #[test]
 fn every_language_steals_and_marks_the_same_requests() {

@@ -9,7 +9,7 @@ mod say;
 use wasmtime::{Caller, Linker, Result};
 
 use super::state::State;
-use crate::FaultKind;
+use crate::{FaultKind, wasi};
 use crate::abi::{self, import};
 use crate::error::HostFault;
 
@@ -42,6 +42,8 @@ pub(crate) fn linker(engine: &wasmtime::Engine) -> Result<Linker<State>> {
     linker.func_wrap(abi::MODULE, import::NOW, common::now)?;
     linker.func_wrap(abi::MODULE, import::COUNT, common::count)?;
     linker.func_wrap(abi::MODULE, import::OBSERVE, common::observe)?;
+    // For the runtimes of Go and C.
+    wasi::add(&mut linker)?;
     Ok(linker)
 }
 
