@@ -1,6 +1,6 @@
 //! The same filter in several languages: one table of requests and configs for all.
 
-use mirrord_filters::Verdict;
+use mirrord_filters::{Chain, Edit, ResponseParts, Step, Verdict};
 
 use crate::common::{Decision, fields, get};
 use crate::{instance, load, set, verdict};
@@ -68,5 +68,34 @@ fn every_language_runs_on_within_its_memory() {
         for _ in 0..2_000 {
             assert_eq!(verdict(&mut instance, "/", &[("x-user", &value), ("x-user", "me")]), Verdict::Steal, "{name}");
         }
+    }
+}
+
+/// It gets a map with names in lower case and marks the response when that comes.
+#[test]
+fn the_stock_proxy_wasm_crate_makes_the_same_verdicts() {
+    let mut chain = Chain::new(vec![load("header-proxy-wasm", CONFIG).unwrap()]);
+    for (headers, expected) in [
+        (&[("Host", "shop"), ("X-User", "me")][..], Verdict::Steal),
+        (&[("x-user", "you"), ("x-user", "me")], Verdict::Steal),
+        (&[], Verdict::Pass),
+        (&[("x-user", "ME"), ("x-users", "me")], Verdict::Pass),
+    ] {
+        let Step::Decided(outcome) = chain.on_request(&get(&fields(headers))) else { panic!("it waits") };
+        assert_eq!((outcome.verdict, outcome.faults), (expected.clone(), vec![]), "{headers:?}");
+        let Some(mut followers) = outcome.followers else { panic!("its response hook is not called") };
+        let decision = chain.on_response(&mut followers, &ResponseParts { status: 200, headers: &[] });
+        let marks: Vec<&[u8]> = decision.edits.iter().map(Edit::name).collect();
+        if expected == Verdict::Steal {
+            assert_eq!(outcome.reason.as_deref(), Some("header x-user has the configured value"));
+            assert_eq!(marks, [&b"x-mirrord-filter"[..]]);
+        } else {
+            assert_eq!(marks, [&b""[..]; 0]);
+        }
+        assert_eq!((decision.faults, chain.on_end(*followers)), (vec![], vec![]));
+    }
+    for config in ["", "[]", r#"{"name": "x-user"}"#, r#"{"name": "x-user", "value": "me", "vlaue": ""}"#] {
+        let message = load("header-proxy-wasm", config).err().unwrap_or_else(|| panic!("it takes {config:?}")).to_string();
+        assert!(message.contains(CONFIG), "{config:?}: {message}");
     }
 }
