@@ -134,6 +134,9 @@ async fn metrics_text(app: &App) -> Option<String> {
     let redirect = app.redirect().await.ok();
     let Admin { registry, metrics, .. } = &app.admin;
     metrics.sessions.set(app.sessions.borrow().iter().count() as i64);
+    let sessions = app.sessions.borrow();
+    let filters = sessions.iter().flat_map(|session| &session.spec.filters);
+    metrics.set_aside.set(filters.filter(|filter| filter.set_aside_for().is_some()).count() as i64);
     metrics.redirected_ports.set(redirect.as_ref().map_or(0, |status| status.ports.len() as i64));
     metrics.in_flight.set(redirect.map_or(0, |status| status.in_flight as i64));
     metrics.draining.set(i64::from(app.is_draining()));

@@ -12,6 +12,7 @@
 pub mod body;
 pub mod decisions;
 pub mod exchanges;
+mod json;
 pub mod listening;
 pub mod mask;
 pub mod names;

@@ -22,6 +22,7 @@ pub struct Metrics {
     pub redirected_ports: Gauge,
     pub in_flight: Gauge,
     pub draining: Gauge,
+    pub set_aside: Gauge,
 }
 
 /// All workers' counters, added up when they are asked for.
@@ -42,6 +43,7 @@ impl Metrics {
             sessions: gauge("sessions", "Open sessions"),
             redirected_ports: gauge("redirected_ports", "Ports whose new connections reach the gateway"),
             in_flight: gauge("redirected_connections", "Connections on the gateway's port as the kernel counts them"),
+            set_aside: gauge("filters_set_aside", "Filters that are not asked for now, because they failed too often in a row"),
             draining: gauge("draining", "1 once the agent was told to stop"),
         }
     }

@@ -74,21 +74,22 @@ impl Body {
         self.kept.extend_from_slice(&data[..more]);
     }
 
-    /// What was kept.
-    pub fn captured(&self) -> Option<Captured> {
-        if self.kept.is_empty() {
+    /// What was kept, at most so many bytes.
+    pub fn captured(&self, most: usize) -> Option<Captured> {
+        let kept = &self.kept[..self.kept.len().min(most)];
+        if kept.is_empty() {
             return None;
         }
-        let cut = (self.kept.len() as u64) < self.bytes;
-        let text = match std::str::from_utf8(&self.kept) {
+        let cut = (kept.len() as u64) < self.bytes;
+        let text = match std::str::from_utf8(kept) {
             Ok(text) => Some(text),
             // Cut within a character.
-            Err(error) if cut && error.error_len().is_none() => std::str::from_utf8(&self.kept[..error.valid_up_to()]).ok(),
+            Err(error) if cut && error.error_len().is_none() => std::str::from_utf8(&kept[..error.valid_up_to()]).ok(),
             Err(_) => None,
         };
         Some(match text {
             Some(text) => Captured { text: text.to_owned(), base64: false, cut },
-            None => Captured { text: base64(&self.kept), base64: true, cut },
+            None => Captured { text: base64(kept), base64: true, cut },
         })
     }
 }
@@ -143,7 +144,7 @@ mod tests {
         let (mut body, room) = (Body::default(), Room::default());
         body.keep(limit, &room);
         pieces.iter().for_each(|piece| body.push(piece));
-        (body.bytes(), body.captured())
+        (body.bytes(), body.captured(limit))
     }
 
     #[test]
@@ -155,7 +156,7 @@ mod tests {
             body.set_chunked();
             body.push(&wire[..cut]);
             body.push(&wire[cut..]);
-            assert_eq!((body.bytes(), body.captured().unwrap().text.as_str()), (15, "hello0123"), "{cut}");
+            assert_eq!((body.bytes(), body.captured(9).unwrap().text.as_str()), (15, "hello0123"), "{cut}");
         }
     }
 

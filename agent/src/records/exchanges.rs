@@ -8,7 +8,9 @@
 //! A batch that does not fit is dropped and counted; the counts themselves always get there with a later one.
 
 use std::{
+    borrow::Cow,
     cell::{Cell, RefCell},
+    net::SocketAddr,
     rc::{Rc, Weak},
     sync::{
         Arc,
@@ -18,18 +20,19 @@ use std::{
 };
 
 use bytes::Bytes;
-use mirrord_filters::{Field, LocalResponse, RequestParts, ResponseParts};
-use mirrord_protocol::records::{End, Exchange, InspectLine, MASK, Tally, Verdict, Would};
+use mirrord_filters::{Field, LocalResponse, RequestParts, ResponseParts, Version};
+use mirrord_protocol::records::{End, InspectLine, MASK, Tally, Verdict, Would};
 use tokio::sync::mpsc;
 
 use super::{
     body::{Body, Room},
+    json::Object,
     mask,
 };
 use crate::gateway::steer::SessionId;
 
 /// A batch of this size is sent at once.
-const BATCH: usize = 16 << 10;
+const BATCH: usize = 64 << 10;
 /// A smaller one waits so long.
 const FLUSH_EVERY: Duration = Duration::from_millis(100);
 /// Bytes of all workers' batches of one session that may wait for its user.
@@ -88,15 +91,30 @@ pub struct Decided {
 pub struct Observer(Rc<RefCell<Watched>>);
 
 struct Watched {
-    inspectors: Vec<(Rc<Inspector>, Option<Would>)>,
+    inspectors: Vec<Look>,
     wants_headers: bool,
     began: Instant,
     answered: Option<Instant>,
     ended: Option<Instant>,
-    exchange: Exchange,
+    client: SocketAddr,
+    destination: SocketAddr,
+    version: Version,
+    /// Method and target, one behind the other.
+    line: Vec<u8>,
+    method: usize,
+    decided: Decided,
+    status: Option<u16>,
+    grpc_status: Option<u32>,
+    end: End,
+    request_headers: Headers,
+    response_headers: Headers,
     request: Body,
     response: Body,
 }
+
+/// Who looks, and what its own chain says about the request.
+pub type Look = (Rc<Inspector>, Option<Would>);
+type Headers = Vec<(String, String)>;
 
 impl Lines {
     /// Both ends.
@@ -150,15 +168,12 @@ impl Inspector {
         self.tally.set(tally);
     }
 
-    fn write(&self, line: &InspectLine) {
+    fn write(&self, write: impl FnOnce(&mut Vec<u8>)) {
         let mut batch = self.batch.borrow_mut();
         if batch.capacity() == 0 {
             batch.reserve_exact(BATCH + BATCH / 8);
         }
-        let start = batch.len();
-        if serde_json::to_writer(&mut *batch, line).is_err() {
-            return batch.truncate(start);
-        }
+        write(&mut batch);
         batch.push(b'\n');
         self.lines.set(self.lines.get() + 1);
     }
@@ -195,38 +210,40 @@ async fn flush(inspector: Weak<Inspector>) {
 
 impl Observer {
     /// At a request's head; `inspectors` is not empty.
-    pub fn new(inspectors: Vec<(Rc<Inspector>, Option<Would>)>, request: &RequestParts<'_>, decided: Decided, room: &Room) -> Self {
+    pub fn new(inspectors: Vec<Look>, request: &RequestParts<'_>, decided: Decided, room: &Room) -> Self {
         let began = Instant::now();
-        let wants = |wants: fn(&Wanted) -> bool| inspectors.iter().any(|(inspector, _)| wants(&inspector.wanted));
-        let wants_headers = wants(|wanted| wanted.headers);
-        let body = inspectors.iter().map(|(inspector, _)| inspector.wanted.body).max().unwrap_or(0);
-        inspectors.iter().for_each(|(inspector, _)| inspector.count(|tally| tally.begun += 1));
-        let exchange = Exchange {
-            client: request.client.to_string(),
-            destination: request.destination.to_string(),
-            protocol: request.version.as_str().to_owned(),
-            method: text(request.method),
-            path: text(request.path),
-            request_headers: if wants_headers { headers(request.headers) } else { Vec::new() },
-            verdict: decided.verdict,
-            session: decided.session,
-            filter: decided.filter,
-            reason: decided.reason,
-            ..Exchange::default()
-        };
+        let mut wanted = Wanted::default();
+        for (inspector, _) in &inspectors {
+            inspector.count(|tally| tally.begun += 1);
+            wanted.headers |= inspector.wanted.headers;
+            wanted.body = wanted.body.max(inspector.wanted.body);
+        }
+        let mut line = Vec::with_capacity(request.method.len() + request.path.len());
+        line.extend_from_slice(request.method);
+        line.extend_from_slice(request.path);
         let mut watched = Watched {
             inspectors,
-            wants_headers,
+            wants_headers: wanted.headers,
             began,
             answered: None,
             ended: None,
-            exchange,
+            client: request.client,
+            destination: request.destination,
+            version: request.version,
+            line,
+            method: request.method.len(),
+            decided,
+            status: None,
+            grpc_status: None,
+            end: End::Cut,
+            request_headers: if wanted.headers { headers(request.headers) } else { Vec::new() },
+            response_headers: Vec::new(),
             request: Body::default(),
             response: Body::default(),
         };
-        if body > 0 {
-            watched.request.keep(body, room);
-            watched.response.keep(body, room);
+        if wanted.body > 0 {
+            watched.request.keep(wanted.body, room);
+            watched.response.keep(wanted.body, room);
         }
         if is_chunked(request.headers) {
             watched.request.set_chunked();
@@ -243,12 +260,12 @@ impl Observer {
     pub fn response_head(&self, response: &ResponseParts<'_>) {
         let mut watched = self.0.borrow_mut();
         watched.answered = Some(Instant::now());
-        watched.exchange.status = Some(response.status);
+        watched.status = Some(response.status);
         if is_chunked(response.headers) {
             watched.response.set_chunked();
         }
         if watched.wants_headers {
-            watched.exchange.response_headers = headers(response.headers);
+            watched.response_headers = headers(response.headers);
         }
         watched.look_for_grpc(response.headers);
     }
@@ -268,7 +285,7 @@ impl Observer {
         let fields: Vec<_> = response.headers.iter().map(|(name, value)| Field { name, value }).collect();
         self.response_head(&ResponseParts { status: response.status, headers: &fields });
         let mut watched = self.0.borrow_mut();
-        if watched.exchange.method != "HEAD" {
+        if &watched.line[..watched.method] != b"HEAD" {
             watched.response.push(&response.body);
         }
     }
@@ -281,14 +298,13 @@ impl Observer {
     /// The session could not take it: the pod gets it.
     pub fn fell_back(&self) {
         let mut watched = self.0.borrow_mut();
-        (watched.exchange.verdict, watched.exchange.session, watched.exchange.filter) = (Verdict::Pass, None, None);
-        watched.exchange.reason = Some("the session could not take it".to_owned());
+        watched.decided = Decided { reason: Some("the session could not take it".to_owned()), ..Decided::default() };
     }
 
     /// It is over. Without this word it was cut off.
     pub fn end(&self, end: End) {
         let mut watched = self.0.borrow_mut();
-        watched.exchange.end = end;
+        watched.end = end;
         watched.ended = Some(Instant::now());
     }
 }
@@ -297,45 +313,64 @@ impl Watched {
     fn look_for_grpc(&mut self, fields: &[Field<'_>]) {
         let status = fields.iter().find(|field| field.name.eq_ignore_ascii_case(b"grpc-status"));
         if let Some(status) = status {
-            self.exchange.grpc_status = std::str::from_utf8(status.value).ok().and_then(|status| status.parse().ok());
+            self.grpc_status = std::str::from_utf8(status.value).ok().and_then(|status| status.parse().ok());
         }
     }
 
-    fn tell(&mut self, inspector: &Inspector, would: Option<Would>, id: u64) {
-        let mut exchange = self.exchange.clone();
-        (exchange.id, exchange.would) = (id, would);
-        let wanted = &inspector.wanted;
-        if !wanted.headers {
-            (exchange.request_headers, exchange.response_headers) = (Vec::new(), Vec::new());
+    /// Writes what `protocol::records::Exchange` reads.
+    fn write(&self, out: &mut Vec<u8>, inspector: &Inspector, would: Option<&Would>) {
+        let (Wanted { headers, body, credentials }, Tally { worker, ended, .. }) = (inspector.wanted, inspector.tally.get());
+        let micros = |time: Duration| time.as_micros() as u64;
+        let (method, path) = self.line.split_at(self.method);
+        out.extend_from_slice(b"{\"exchange\":");
+        let mut line = Object::begin(out);
+        line.number("id", ended << 6 | u64::from(worker));
+        line.number("at", micros(since_1970(self.began)));
+        line.address("client", self.client);
+        line.address("destination", self.destination);
+        line.word("protocol", self.version.as_str());
+        line.text("method", method);
+        line.text("path", &if credentials { Cow::Borrowed(path) } else { mask::target(path) });
+        self.status.inspect(|status| line.number("status", (*status).into()));
+        self.grpc_status.inspect(|status| line.number("grpc_status", (*status).into()));
+        line.number("request_bytes", self.request.bytes());
+        line.number("response_bytes", self.response.bytes());
+        self.answered.inspect(|at| line.number("wait", micros(*at - self.began)));
+        line.number("took", micros(self.ended.unwrap_or(self.began) - self.began));
+        line.word("verdict", self.decided.verdict.as_str());
+        self.decided.session.inspect(|session| line.number("session", *session));
+        for (name, words) in [("filter", &self.decided.filter), ("reason", &self.decided.reason)] {
+            words.as_ref().inspect(|words| line.text(name, words.as_bytes()));
         }
-        if wanted.body == 0 {
-            (exchange.request_body, exchange.response_body) = (None, None);
+        would.inspect(|would| line.value("would", would));
+        line.word(
+            "end",
+            match self.end {
+                End::Complete => "complete",
+                End::Cut => "cut",
+                End::Upgraded => "upgraded",
+            },
+        );
+        if headers {
+            line.value("request_headers", &told(&self.request_headers, credentials));
+            line.value("response_headers", &told(&self.response_headers, credentials));
         }
-        if !wanted.credentials {
-            if let std::borrow::Cow::Owned(masked) = mask::target(exchange.path.as_bytes()) {
-                exchange.path = text(&masked);
-            }
-            mask_headers(&mut exchange.request_headers);
-            mask_headers(&mut exchange.response_headers);
+        if body > 0 {
+            self.request.captured(body).inspect(|body| line.value("request_body", body));
+            self.response.captured(body).inspect(|body| line.value("response_body", body));
         }
-        inspector.write(&InspectLine::Exchange(Box::new(exchange)));
+        line.end();
+        out.push(b'}');
     }
 }
 
 impl Drop for Watched {
     fn drop(&mut self) {
-        let now = self.ended.unwrap_or_else(Instant::now);
-        let micros = |time: Duration| u64::try_from(time.as_micros()).unwrap_or(u64::MAX);
-        self.exchange.at = micros(since_1970(self.began));
-        self.exchange.took = micros(now - self.began);
-        self.exchange.wait = self.answered.map(|at| micros(at - self.began));
-        (self.exchange.request_bytes, self.exchange.response_bytes) = (self.request.bytes(), self.response.bytes());
-        (self.exchange.request_body, self.exchange.response_body) = (self.request.captured(), self.response.captured());
-        for (inspector, would) in std::mem::take(&mut self.inspectors) {
+        self.ended.get_or_insert_with(Instant::now);
+        for (inspector, would) in &self.inspectors {
             inspector.count(|tally| tally.ended += 1);
             if inspector.out.borrow().is_some() {
-                let id = inspector.tally.get();
-                self.tell(&inspector, would, id.ended << 6 | u64::from(id.worker));
+                inspector.write(|batch| self.write(batch, inspector, would.as_ref()));
                 if inspector.batch.borrow().len() >= BATCH {
                     inspector.send();
                 }
@@ -346,7 +381,7 @@ impl Drop for Watched {
 
 impl std::fmt::Debug for Watched {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Watched").field("path", &self.exchange.path).finish_non_exhaustive()
+        f.debug_struct("Watched").field("client", &self.client).finish_non_exhaustive()
     }
 }
 
@@ -370,14 +405,96 @@ fn headers(fields: &[Field<'_>]) -> Vec<(String, String)> {
     fields.iter().map(|field| (text(field.name), text(field.value))).collect()
 }
 
-fn mask_headers(headers: &mut [(String, String)]) {
-    headers.iter_mut().filter(|(name, _)| mask::is_credential(name.as_bytes())).for_each(|(_, value)| *value = MASK.to_owned());
+/// As they may be told.
+fn told(headers: &Headers, credentials: bool) -> Vec<(&str, &str)> {
+    let is_told = |name: &str| credentials || !mask::is_credential(name.as_bytes());
+    headers.iter().map(|(name, value)| (name.as_str(), if is_told(name) { value } else { MASK })).collect()
 }
 
 /// What is no UTF-8 is read as Latin-1, as browsers do: each byte can be told from the others.
-fn text(bytes: &[u8]) -> String {
+pub fn text(bytes: &[u8]) -> String {
     match std::str::from_utf8(bytes) {
         Ok(text) => text.to_owned(),
         Err(_) => bytes.iter().map(|&byte| byte as char).collect(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use mirrord_protocol::records::Exchange;
+
+    use super::*;
+
+    /// What a session that wants this is told of one exchange.
+    fn told(wanted: Wanted, look: impl FnOnce(&Observer)) -> (Exchange, Tally) {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build().unwrap();
+        tokio::task::LocalSet::new().block_on(&runtime, async {
+            let (lines, mut batches) = Lines::new();
+            let inspector = Inspector::start(7, 3, wanted, lines);
+            let headers = [
+                Field { name: b"Authorization", value: b"secret" },
+                Field { name: b"Transfer-Encoding", value: b"chunked" },
+                Field { name: b"x-odd", value: b"\xe9\"" },
+            ];
+            let request = RequestParts {
+                method: b"POST",
+                path: b"/a?token=1&b=2",
+                headers: &headers,
+                client: ([10, 0, 0, 1], 5).into(),
+                destination: ([10, 0, 0, 2], 80).into(),
+                version: Version::Http11,
+                end: false,
+            };
+            let decided = Decided { verdict: Verdict::Steal, session: Some(2), filter: Some("f.wasm".into()), reason: None };
+            let would = Would { verdict: Verdict::Steal, ..Would::default() };
+            let observer = Observer::new(vec![(inspector.clone(), Some(would))], &request, decided, &Room::default());
+            look(&observer);
+            drop(observer);
+            inspector.end();
+            let batch = batches.recv().await.unwrap();
+            let mut lines = batch.lines.split(|byte| *byte == b'\n').map(|line| serde_json::from_slice(line));
+            match (lines.next(), lines.next()) {
+                (Some(Ok(InspectLine::Exchange(exchange))), Some(Ok(InspectLine::Tally(tally)))) => (*exchange, tally),
+                other => panic!("{other:?}"),
+            }
+        })
+    }
+
+    #[test]
+    fn what_is_told_is_what_was_wanted() {
+        let answer = |observer: &Observer| {
+            observer.request_body(b"2\r\nhi\r\n0\r\n\r\n");
+            let headers = [Field { name: b"Set-Cookie", value: b"secret" }, Field { name: b"grpc-status", value: b"5" }];
+            observer.response_head(&ResponseParts { status: 201, headers: &headers });
+            observer.response_body(b"hello");
+            observer.end(End::Complete);
+        };
+        let (little, tally) = told(Wanted::default(), answer);
+        assert_eq!((tally.worker, tally.begun, tally.ended, tally.dropped), (3, 1, 1, 0));
+        assert_eq!((little.method.as_str(), little.path.as_str(), little.client.as_str()), ("POST", "/a?token=…&b=2", "10.0.0.1:5"));
+        assert_eq!((little.status, little.grpc_status, little.end), (Some(201), Some(5), End::Complete));
+        assert_eq!((little.request_bytes, little.response_bytes), (2, 5));
+        assert_eq!(
+            (little.session, little.filter.as_deref(), little.would.map(|would| would.verdict)),
+            (Some(2), Some("f.wasm"), Some(Verdict::Steal))
+        );
+        assert_eq!((little.request_headers.len(), little.request_body), (0, None));
+
+        let (masked, _) = told(Wanted { headers: true, body: 3, credentials: false }, answer);
+        assert_eq!(masked.request_headers[0].1, MASK);
+        assert_eq!((masked.request_headers[2].1.as_str(), masked.response_headers[0].1.as_str()), ("é\"", MASK));
+        assert_eq!(masked.response_body.map(|body| (body.text, body.cut)), Some(("hel".into(), true)));
+
+        let (all, _) = told(Wanted { headers: true, body: 9, credentials: true }, answer);
+        assert_eq!(
+            (all.path.as_str(), all.request_headers[0].1.as_str(), all.response_headers[0].1.as_str()),
+            ("/a?token=1&b=2", "secret", "secret")
+        );
+    }
+
+    #[test]
+    fn what_nobody_ended_was_cut() {
+        let (exchange, _) = told(Wanted::default(), |_| {});
+        assert_eq!((exchange.status, exchange.wait, exchange.end), (None, None, End::Cut));
     }
 }

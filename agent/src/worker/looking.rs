@@ -10,7 +10,7 @@ use crate::{
     gateway::steer::Steering,
     records::{
         decisions::{Asked, Trail, outcome},
-        exchanges::{Decided, Inspector, Observer},
+        exchanges::{Decided, Observer},
     },
 };
 
@@ -25,7 +25,7 @@ impl Worker {
         let session = session.or_else(|| decider.filter(|_| verdict != records::Verdict::Pass).map(|asked| asked.session));
         let decided = Decided { verdict, session, filter, reason: trail.reason().map(str::to_owned) };
         let ask = |subscriber: &Rc<Subscriber>| {
-            let inspector: Rc<Inspector> = subscriber.inspector.clone()?;
+            let inspector = subscriber.inspector.clone()?;
             let would = (!subscriber.links().names.is_empty()).then(|| self.would(subscriber, request));
             Some((inspector, would))
         };

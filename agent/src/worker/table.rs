@@ -196,12 +196,12 @@ impl Worker {
         self.ports.borrow().get(&flow.destination.port()).cloned()
     }
 
-    /// Tells the session's user about a filter's fault, at most once a second; the log has each.
+    /// Tells the session's user about a filter's fault, at most once a second, and that it is set aside; the log has each.
     pub(super) fn report(&self, subscriber: &Subscriber, fault: &Fault) {
         self.counters.fault(fault.kind);
         tracing::warn!(filter = %fault.filter, session = subscriber.spec.id, "{fault}");
         let now = Instant::now();
-        if subscriber.last_fault_notice.get().is_none_or(|last| now - last >= FAULT_NOTICE_EVERY) {
+        if fault.set_aside || subscriber.last_fault_notice.get().is_none_or(|last| now - last >= FAULT_NOTICE_EVERY) {
             subscriber.last_fault_notice.set(Some(now));
             // A user who does not read loses lines; requests never wait.
             let _ = subscriber.spec.notices.try_send(Notice::Notice { level: Level::Warn, message: fault.to_string() });
