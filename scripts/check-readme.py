@@ -2,8 +2,8 @@
 """Runs every command of README.md as it is written there, so that the README cannot promise what does not work.
 
 What a person sees is what is checked: a comment `# → TEXT` behind a command says what its output must contain.
-`mirrord exec` is a foreground command for a person, who goes on in a second terminal: here it runs beside the next
-block, which is repeated until all outputs are as said, and then it gets the Ctrl-C. Prints `readme: COMMAND: ok` or
+`mirrord exec` and `mirrord inspect` are foreground commands for a person, who goes on in a second terminal: here they run
+beside the next block, which is repeated until all outputs are as said, and then it gets the Ctrl-C. Prints `readme: COMMAND: ok` or
 `... FAILED` for each. Not run: the section "Kubernetes (coming)", and `make test`, which is what calls this.
 """
 
@@ -31,7 +31,8 @@ class Command:
     def __init__(self, text):
         self.text, _, expected = (part.strip() for part in text.partition("# →"))
         self.expected = expected
-        self.is_session = " mirrord exec " in f" {self.text.replace('target/release/', '')} "
+        words = f" {self.text.replace('target/release/', '')} "
+        self.is_session = " mirrord exec " in words or " mirrord inspect " in words
         # A machine on which everything runs as root may have no sudo.
         self.shell = self.text.removeprefix("sudo ") if os.geteuid() == 0 else self.text
 

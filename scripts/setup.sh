@@ -43,6 +43,7 @@ ssh-keyscan openssh-client          tests: its client
 /usr/lib/python3/dist-packages/aiosmtpd/__init__.py python3-aiosmtpd tests: a server that speaks first
 /usr/lib/python3/dist-packages/websockets/__init__.py python3-websockets tests: server and client of WebSocket
 /usr/lib/python3/dist-packages/grpc/__init__.py python3-grpcio tests: server and client of gRPC
+/usr/lib/python3/dist-packages/jsonschema/__init__.py python3-jsonschema tests: HAR files against their schema
 go         golang-go                tests: builds the interoperability programs of gRPC
 clang      clang                    tests: a filter in C
 wasm-ld    lld                      tests: a filter in C

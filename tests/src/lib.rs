@@ -8,6 +8,7 @@
 //! | [`session`] | [`Session`]: `mirrord exec` running a [`Program`], seen from outside |
 //! | [`http`] | an HTTP/1.1 client that can send byte by byte and keeps what came |
 //! | [`http2`] | an HTTP/2 client with prior knowledge |
+//! | [`looking`] | `mirrord inspect` and `mirrord explain` |
 //! | [`load`] | [`Others`]: 64 clients of other people, who must not notice anything |
 //! | [`probe`] | [`Probe`]: how long the pod could not be reached |
 //! | [`recorder`] | [`Recorder`]: a server that keeps the exact bytes that it got |
@@ -22,6 +23,7 @@ pub mod http;
 pub mod http2;
 pub mod interop;
 pub mod load;
+pub mod looking;
 pub mod machine;
 pub mod netns;
 pub mod pod;

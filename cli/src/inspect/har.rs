@@ -163,7 +163,9 @@ fn content(value: &mut Value, body: Option<&Captured>, bytes: u64) {
         Some(body) => {
             value["text"] = body.text.as_str().into();
             if body.base64 {
-                value["encoding"] = "base64".into();
+                // Of requests HAR says nothing about it.
+                let name = if value["size"].is_null() { "_encoding" } else { "encoding" };
+                value[name] = "base64".into();
             }
             if body.cut {
                 value["comment"] = format!("the beginning of {bytes} bytes; --body takes more").into();
