@@ -114,7 +114,7 @@ fn no_bytes_make_a_helper_panic_or_break_its_word() {
 }
 
 fn walk(value: json::Value<'_>) {
-    (value.as_str(), value.as_f64(), value.as_i64(), value.pointer("/n/2/a"));
+    let _ = (value.as_str(), value.as_f64(), value.as_i64(), value.pointer("/n/2/a"));
     value.items().for_each(walk);
     for (name, member) in value.members() {
         assert!(value.get(&name).is_some());

@@ -9,9 +9,9 @@ mod say;
 use wasmtime::{Caller, Linker, Result};
 
 use super::state::State;
-use crate::{FaultKind, wasi};
 use crate::abi::{self, import};
 use crate::error::HostFault;
+use crate::{FaultKind, wasi};
 
 pub(crate) fn linker(engine: &wasmtime::Engine) -> Result<Linker<State>> {
     let mut linker = Linker::new(engine);
