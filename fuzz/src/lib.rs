@@ -12,6 +12,7 @@ pub mod targets;
 // Named as in the agent, whose modules refer to each other by these paths.
 #[path = "gateway.rs"]
 mod gateway;
+mod records;
 
 // Likewise of the command line.
 #[path = "../../cli/src/elf.rs"]

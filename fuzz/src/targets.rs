@@ -1,6 +1,7 @@
 //! The targets by name.
 
 mod control;
+mod filter;
 mod http1;
 mod memory;
 mod program;
@@ -26,6 +27,8 @@ pub const ALL: &[(&str, Target)] = &[
     ("relay", relay::relay),
     ("request", http1::request),
     ("response", http1::response),
+    ("said", filter::said),
+    ("state", filter::state),
 ];
 
 pub fn find(name: &str) -> Option<Target> {

@@ -25,3 +25,39 @@ pub enum Side {
     Request,
     Response,
 }
+
+pub use mirrord_filter_sdk::abi;
+
+#[path = "../../../agent/filters/src/log.rs"]
+mod log;
+#[path = "../../../agent/filters/src/series.rs"]
+mod series;
+#[path = "../../../agent/filters/src/shared.rs"]
+mod shared;
+
+/// Text of a guest for a line of the log.
+pub fn clean(text: &[u8], max: usize) -> String {
+    log::clean(text, max)
+}
+
+/// The state that a filter's instances share.
+#[derive(Default)]
+pub struct State(shared::State);
+
+impl State {
+    pub fn get(&self, key: &[u8], now: std::time::Instant) -> Option<&[u8]> {
+        self.0.get(key, now)
+    }
+
+    pub fn set(&mut self, key: &[u8], value: &[u8], ttl: u64, now: std::time::Instant) {
+        self.0.set(key, value, ttl, now);
+    }
+
+    pub fn add(&mut self, key: &[u8], delta: i64, ttl: u64, now: std::time::Instant) -> i64 {
+        self.0.add(key, delta, ttl, now)
+    }
+
+    pub fn remove(&mut self, key: &[u8]) {
+        self.0.remove(key);
+    }
+}
