@@ -231,7 +231,7 @@ pub fn edits(data: &[u8]) {
         |bytes: &[u8]| head::request(bytes, |view| view.fields.iter().map(|f| (f.name.to_vec(), f.value.to_vec())).collect::<Vec<_>>());
     let Read::Head((before, mut expected)) = describe(head) else { return };
     let mut edited = Vec::new();
-    edit::edited(&head[..before.len], &edits, &mut edited);
+    edit::edited(&head[..before.len], &edits, None, &mut edited);
     if edits.is_empty() {
         assert_eq!(edited, head[..before.len]);
     }
