@@ -2,6 +2,7 @@
 //! client (`curl --http2-prior-knowledge --unix-socket … http://agent/v1/state`), answered on the control thread from what
 //! lies there and from the workers' counters; no worker is asked or held up.
 
+mod filters;
 mod metrics;
 
 use std::{sync::Arc, time::UNIX_EPOCH};
@@ -12,7 +13,7 @@ use hyper::{
     header::{CONTENT_TYPE, HeaderValue},
 };
 use mirrord_protocol::control::{self, ConnectionsState, ErrorReply, FilterState, RedirectState, SessionState, State};
-use prometheus_client::registry::Registry;
+use prometheus_client::{encoding::text, registry::Registry};
 
 use crate::{
     app::{App, failure},
@@ -141,7 +142,11 @@ async fn metrics_text(app: &App) -> Option<String> {
     metrics.in_flight.set(redirect.map_or(0, |status| status.in_flight as i64));
     metrics.draining.set(i64::from(app.is_draining()));
     let mut text = String::new();
-    prometheus_client::encoding::text::encode(&mut text, registry).ok()?;
+    text::encode_registry(&mut text, registry).ok()?;
+    let sessions = app.sessions.borrow();
+    let filters = filters::registry(sessions.iter().flat_map(|session| &session.spec.filters));
+    text::encode_registry(&mut text, &filters).ok()?;
+    text::encode_eof(&mut text).ok()?;
     Some(text)
 }
 

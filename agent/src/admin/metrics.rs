@@ -175,7 +175,7 @@ impl Workers {
     }
 }
 
-const NO_EXEMPLAR: Option<&Exemplar<NoLabelSet, u64>> = None;
+pub(super) const NO_EXEMPLAR: Option<&Exemplar<NoLabelSet, u64>> = None;
 
 fn reason(why: Ambiguity) -> &'static str {
     match why {
