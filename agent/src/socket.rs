@@ -130,6 +130,11 @@ impl PodConnector {
         into_tokio(socket).connect(destination).await
     }
 
+    /// Connects to any host as the target would, exempt from the redirect.
+    pub async fn connect_plainly(&self, destination: SocketAddr) -> io::Result<TcpStream> {
+        into_tokio(new_socket(destination, self.mark)?).connect(destination).await
+    }
+
     fn keeps_address(&self, destination: SocketAddr, client: SocketAddr) -> bool {
         match (client.ip(), destination) {
             (IpAddr::V4(_), SocketAddr::V4(_)) => self.transparent.v4,

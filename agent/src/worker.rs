@@ -6,6 +6,7 @@
 //! ```
 
 mod ask;
+mod background;
 mod follow;
 mod latency;
 mod looking;

@@ -65,6 +65,10 @@ struct Exec {
     #[arg(long, value_name = "JSON|@FILE", allow_hyphen_values = true)]
     filter_config: Vec<String>,
 
+    /// A host that the HTTP calls of the --filter before it may reach, under the name that it calls it (proxy-wasm filters)
+    #[arg(long, value_name = "NAME=HOST:PORT")]
+    filter_upstream: Vec<String>,
+
     /// Only this port of the pod, which comes to the program's port LOCAL; without -p: each port that the program listens on
     #[arg(short, long, value_name = "PORT[:LOCAL]", allow_negative_numbers = true)]
     port: Vec<String>,
@@ -136,12 +140,14 @@ fn flags(exec: Exec, filters: Vec<FilterFlag>) -> Flags {
     }
 }
 
-/// `--filter` and `--filter-config` in the order of the command line, which says what belongs together.
+/// `--filter`, `--filter-config` and `--filter-upstream` in the order of the command line, which says what belongs together.
 fn filters(given: &ArgMatches) -> Vec<FilterFlag> {
     let places = |name| given.indices_of(name).into_iter().flatten();
     let files = places("filter").zip(given.get_many("filter").into_iter().flatten().cloned().map(FilterFlag::Filter));
     let configs = places("filter_config").zip(given.get_many("filter_config").into_iter().flatten().cloned().map(FilterFlag::Config));
-    let mut all: Vec<_> = files.chain(configs).collect();
+    let upstreams =
+        places("filter_upstream").zip(given.get_many("filter_upstream").into_iter().flatten().cloned().map(FilterFlag::Upstream));
+    let mut all: Vec<_> = files.chain(configs).chain(upstreams).collect();
     all.sort_by_key(|(place, _)| *place);
     all.into_iter().map(|(_, flag)| flag).collect()
 }

@@ -60,7 +60,7 @@ pub fn filters(chain: Vec<Filter>) -> Result<Vec<FilterFile>, FileError> {
     chain.into_iter().map(filter).collect()
 }
 
-fn filter(Filter { path, config }: Filter) -> Result<FilterFile, FileError> {
+fn filter(Filter { path, config, upstreams }: Filter) -> Result<FilterFile, FileError> {
     let unreadable = |error| FileError::Filter { path: path.clone(), error };
     let metadata = fs::metadata(&path).map_err(unreadable)?;
     if !metadata.is_file() {
@@ -79,7 +79,7 @@ fn filter(Filter { path, config }: Filter) -> Result<FilterFile, FileError> {
     }
     // The intproxy's name for it must not depend on where it runs.
     let path = std::path::absolute(&path).map_err(unreadable)?;
-    Ok(FilterFile { path, config })
+    Ok(FilterFile { path, config, upstreams })
 }
 
 /// The library to preload: as `MIRRORD_LAYER_FILE` says, else beside this program, else in the `lib` of its installation.

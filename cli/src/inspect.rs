@@ -51,6 +51,10 @@ pub struct Line {
     #[arg(long, value_name = "JSON|@FILE", allow_hyphen_values = true)]
     filter_config: Vec<String>,
 
+    /// A host that the HTTP calls of the --filter before it may reach, under the name that it calls it (proxy-wasm filters)
+    #[arg(long, value_name = "NAME=HOST:PORT")]
+    filter_upstream: Vec<String>,
+
     /// Only requests that the filters pick
     #[arg(long, requires = "filter")]
     picked: bool,

@@ -44,6 +44,8 @@ pub enum FilterFlag {
     Filter(PathBuf),
     /// `--filter-config TEXT`, for the filter before it.
     Config(String),
+    /// `--filter-upstream NAME=HOST:PORT`, for the filter before it; any number of them.
+    Upstream(String),
 }
 
 /// All that a session is made from, checked.
@@ -76,6 +78,8 @@ pub struct Filter {
     pub path: PathBuf,
     /// What configures it.
     pub config: FilterConfig,
+    /// Hosts that its HTTP calls may reach: what it calls them, and `host:port`.
+    pub upstreams: Vec<(String, String)>,
 }
 
 /// Where a filter's configuration stands.
@@ -126,6 +130,12 @@ pub enum ConfigError {
     /// Two configurations for one filter.
     #[error("the filter {} has two --filter-config", .0.display())]
     TwoConfigs(PathBuf),
+    /// An upstream that belongs to no filter.
+    #[error("--filter-upstream stands before any --filter")]
+    UpstreamWithoutFilter,
+    /// An upstream that names no host.
+    #[error("--filter-upstream {0} is not NAME=HOST:PORT")]
+    Upstream(String),
     /// `--filter ""`.
     #[error("--filter has no file name")]
     NoFilterFile,
@@ -154,6 +164,8 @@ impl ConfigError {
             Self::ModeOff(_) => "set it to steal or mirror, or run the program without mirrord".into(),
             Self::Port(error) => error.help().into(),
             Self::ConfigWithoutFilter => "put it behind the --filter that it configures: --filter header.wasm --filter-config '{…}'".into(),
+            Self::UpstreamWithoutFilter => "put it behind the --filter whose HTTP calls it allows".into(),
+            Self::Upstream(_) => "name it as the filter does, then where it is, for instance: --filter-upstream auth=10.0.0.7:8080".into(),
             Self::TwoConfigs(_) => "leave out one of them; each --filter takes the one --filter-config behind it".into(),
             Self::NoFilterFile => "name a Wasm file, for instance: --filter header.wasm".into(),
             Self::NoConfigFile => "write --filter-config @FILE, or the text itself".into(),
@@ -212,7 +224,7 @@ pub fn pair(flags: Vec<FilterFlag>) -> Result<Vec<Filter>, ConfigError> {
         match flag {
             FilterFlag::Filter(path) if path.as_os_str().is_empty() => return Err(ConfigError::NoFilterFile),
             FilterFlag::Filter(path) => {
-                filters.push(Filter { path, config: FilterConfig::Inline(String::new()) });
+                filters.push(Filter { path, config: FilterConfig::Inline(String::new()), upstreams: Vec::new() });
                 configured = false;
             }
             FilterFlag::Config(text) => {
@@ -227,9 +239,21 @@ pub fn pair(flags: Vec<FilterFlag>) -> Result<Vec<Filter>, ConfigError> {
                 };
                 configured = true;
             }
+            FilterFlag::Upstream(text) => {
+                let last = filters.last_mut().ok_or(ConfigError::UpstreamWithoutFilter)?;
+                last.upstreams.push(upstream(&text).ok_or(ConfigError::Upstream(text))?);
+            }
         }
     }
     Ok(filters)
+}
+
+/// `NAME=HOST:PORT`.
+fn upstream(text: &str) -> Option<(String, String)> {
+    let (name, address) = text.split_once('=')?;
+    let (host, port) = address.rsplit_once(':')?;
+    let is_whole = !name.is_empty() && !host.is_empty() && port.parse::<u16>().is_ok_and(|port| port != 0);
+    is_whole.then(|| (name.into(), address.into()))
 }
 
 #[cfg(test)]
@@ -250,6 +274,10 @@ mod tests {
 
     fn config(text: &str) -> FilterFlag {
         FilterFlag::Config(text.into())
+    }
+
+    fn upstream(text: &str) -> FilterFlag {
+        FilterFlag::Upstream(text.into())
     }
 
     #[test]
@@ -300,6 +328,10 @@ mod tests {
     fn filters_and_configurations_that_do_not_pair_are_errors() {
         let cases = [
             (vec![config("{}")], ConfigError::ConfigWithoutFilter),
+            (vec![upstream("auth=h:1")], ConfigError::UpstreamWithoutFilter),
+            (vec![filter("a.wasm"), upstream("h:1")], ConfigError::Upstream("h:1".into())),
+            (vec![filter("a.wasm"), upstream("auth=h")], ConfigError::Upstream("auth=h".into())),
+            (vec![filter("a.wasm"), upstream("auth=h:99999")], ConfigError::Upstream("auth=h:99999".into())),
             (vec![config("{}"), filter("a.wasm")], ConfigError::ConfigWithoutFilter),
             (vec![filter("a.wasm"), config(""), config("{}")], ConfigError::TwoConfigs("a.wasm".into())),
             (vec![filter("")], ConfigError::NoFilterFile),

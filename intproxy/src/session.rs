@@ -194,7 +194,7 @@ pub(crate) async fn upload(agent: &Agent, filters: &[FilterFile]) -> Result<Vec<
         let name = filter.path.file_name().map_or_else(|| "filter".into(), |name| name.to_string_lossy());
         let name: String = name.chars().map(|c| if c.is_ascii_graphic() { c } else { '_' }).collect();
         let uploaded = agent.upload(&name, module).await?;
-        chain.push(FilterLink { sha256: uploaded.sha256, config: filter.config.clone() });
+        chain.push(FilterLink { sha256: uploaded.sha256, config: filter.config.clone(), upstreams: filter.upstreams.clone() });
     }
     Ok(chain)
 }

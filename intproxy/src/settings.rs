@@ -35,6 +35,9 @@ pub struct FilterFile {
     pub path: PathBuf,
     /// Configuration handed to it as it is.
     pub config: String,
+    /// Hosts that its HTTP calls may reach: what it calls them, and `host:port`.
+    #[serde(default)]
+    pub upstreams: Vec<(String, String)>,
 }
 
 /// `-p POD[:LOCAL]`: traffic of the pod's port `pod` goes to the program's port `local`. Neither is 0.

@@ -85,6 +85,9 @@ pub struct FilterLink {
     /// Configuration handed to the filter as it is; most filters read JSON.
     #[serde(default)]
     pub config: String,
+    /// Hosts that a proxy-wasm filter's HTTP calls may reach: what it calls them, and `host:port`.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub upstreams: Vec<(String, String)>,
 }
 
 /// Opens a session.
@@ -264,7 +267,7 @@ mod tests {
         let request = SessionRequest {
             owner: Owner { user: "ann".into(), host: "laptop".into(), pid: 7, command: "python3".into() },
             mode: Mode::Steal,
-            chain: vec![FilterLink { sha256: "ab".into(), config: "{}".into() }],
+            chain: vec![FilterLink { sha256: "ab".into(), config: "{}".into(), upstreams: vec![] }],
             ambiguous: Ambiguous::Pass,
             show_decision: false,
             priority: 0,

@@ -87,6 +87,13 @@ impl<'a> Exec<'a> {
         self
     }
 
+    /// One option, or its value, as it is.
+    #[must_use]
+    pub fn word(mut self, word: &str) -> Self {
+        self.options.push(word.into());
+        self
+    }
+
     /// A filter by its name, with its config.
     #[must_use]
     pub fn filter(mut self, name: &str, config: &str) -> Self {

@@ -5,6 +5,8 @@
 
 #[path = "../tests/common/mod.rs"]
 mod common;
+#[path = "../tests/proxy_wasm_host/mod.rs"]
+mod proxy_wasm_host;
 
 use std::hint::black_box;
 use std::process::ExitCode;
@@ -35,6 +37,11 @@ fn main() -> ExitCode {
     let one = |filter: Filter, verdict| row(&request, vec![Chain::new(vec![filter])], verdict);
     let ten = || vec![Chain::new((0..10).map(|n| filter(&format!("other {n}"))).collect())];
     let hundred = || (0..100).map(|n| Chain::new(vec![filter(&format!("other {n}"))])).collect();
+    let stock =
+        |config: &str| proxy_wasm_host::module("rust").configure_with(Settings { config: config.into(), ..Settings::default() }).unwrap();
+    let mut absent = common::fields(&common::HEADERS);
+    absent[18].name = b"x-abcd";
+    let passed = common::request("GET", "/api/v1/cart?id=3", &absent);
     let rows = [
         Row { what: "own ABI, the request passes", nanos: one(filter("other"), Verdict::Pass), bound: 250.0 },
         Row { what: "own ABI, stolen, one edit and a reason", nanos: one(filter("me"), Verdict::Steal), bound: 500.0 },
@@ -45,6 +52,12 @@ fn main() -> ExitCode {
             bound: 20_000.0,
         },
         Row { what: "100 sessions with a filter each, a filter", nanos: row(&request, hundred(), Verdict::Pass) / 100.0, bound: 500.0 },
+        Row {
+            what: "proxy-wasm (Rust SDK), the request passes",
+            nanos: row(&passed, vec![Chain::new(vec![stock("bench")])], Verdict::Pass),
+            bound: 700.0,
+        },
+        Row { what: "proxy-wasm (Rust SDK), stolen, one edit", nanos: one(stock("bench"), Verdict::Steal), bound: 1_000.0 },
     ];
     println!("{:<44} {:>10} {:>10}", "filter calls (20 headers)", "ns", "bound");
     for Row { what, nanos, bound } in &rows {

@@ -11,7 +11,7 @@ use std::{
 use bytes::Bytes;
 use http_body_util::{BodyExt, Limited};
 use hyper::{Method, Request, Response, StatusCode, body::Incoming};
-use mirrord_filters::{Filter, Limits, LogLevel, LogSink, Module};
+use mirrord_filters::{Filter, LogLevel, LogSink, Module, Settings, Upstream};
 use mirrord_protocol::{
     control::{self, Ambiguous, ErrorReply, Event, FilterLink, FilterReply, Level, Mode, Owner, SessionRequest},
     deliver::token_to_hex,
@@ -33,6 +33,8 @@ use crate::{
     sessions::{Session, SessionSpec},
 };
 
+/// Hosts that one filter's HTTP calls may reach.
+const MAX_UPSTREAMS: usize = 16;
 /// Events that wait for a session's user; more are dropped.
 const EVENT_ROOM: usize = 64;
 /// How long the intproxy may take to dial its delivery connections before its first subscription.
@@ -204,10 +206,16 @@ impl Connection {
             }
             let module = self.modules.borrow().get(&link.sha256).cloned();
             let module = module.ok_or_else(|| refused(StatusCode::BAD_REQUEST, format!("no filter {} was uploaded", link.sha256), ""))?;
+            if link.upstreams.len() > MAX_UPSTREAMS || link.upstreams.iter().any(|(name, address)| name.len().max(address.len()) > 256) {
+                let error = format!("a filter has more than {MAX_UPSTREAMS} upstreams, or one with a name of more than 256 bytes");
+                return Err(refused(StatusCode::BAD_REQUEST, error, "name fewer --filter-upstream"));
+            }
             let config = link.config.clone();
+            let upstreams =
+                link.upstreams.iter().map(|(name, address)| Upstream { name: name.clone(), address: address.clone() }).collect();
             let log = to_session(notices.clone());
-            let configured =
-                tokio::task::spawn_blocking(move || module.configure_with_log(config.as_bytes(), Limits::default(), log)).await;
+            let settings = Settings { config: config.into_bytes(), upstreams, log: Some(log), ..Settings::default() };
+            let configured = tokio::task::spawn_blocking(move || module.configure_with(settings)).await;
             filters.push(
                 configured
                     .map_err(|_| refused(StatusCode::INTERNAL_SERVER_ERROR, "a filter could not be configured", "report this filter"))?

@@ -13,7 +13,7 @@ use mirrord_filters::{Chain, Fault, Filter};
 use mirrord_protocol::control::{Event as Notice, Level, Mode};
 use mirrord_tunnel::Client;
 
-use super::{latency::Stopwatch, passed::Sockets, tied::Ties};
+use super::{background, latency::Stopwatch, passed::Sockets, tied::Ties};
 use crate::{
     counters::{Counters, Tally},
     gateway::{
@@ -122,7 +122,7 @@ impl Worker {
         &self.parting
     }
 
-    pub fn add_session(&self, mut spec: SessionSpec) {
+    pub fn add_session(self: &Rc<Self>, mut spec: SessionSpec) {
         let links = Links::new(std::mem::take(&mut spec.filters));
         let subscriber = Subscriber {
             links: RefCell::new(Rc::new(links)),
@@ -133,13 +133,27 @@ impl Worker {
             inspector: spec.inspects.clone().map(|(wanted, lines)| Inspector::start(spec.id, self.index, wanted, lines)),
             spec,
         };
-        self.sessions.borrow_mut().insert(subscriber.spec.id, Rc::new(subscriber));
+        let subscriber = Rc::new(subscriber);
+        self.attend(&subscriber);
+        self.sessions.borrow_mut().insert(subscriber.spec.id, subscriber);
+    }
+
+    /// Looks after the session's filters between requests, until it has others.
+    fn attend(self: &Rc<Self>, subscriber: &Rc<Subscriber>) {
+        let (worker, reported) = (Rc::downgrade(self), Rc::downgrade(subscriber));
+        let fault = move |fault: &Fault| {
+            if let (Some(worker), Some(subscriber)) = (worker.upgrade(), reported.upgrade()) {
+                worker.report(&subscriber, fault);
+            }
+        };
+        background::start(&subscriber.links.borrow(), |links| &links.chain, self.pod, fault);
     }
 
     /// Gives a session other filters. Requests that are under way end with the old ones; all that come after meet the new ones.
-    pub fn swap_chain(&self, id: SessionId, filters: Vec<Filter>) {
+    pub fn swap_chain(self: &Rc<Self>, id: SessionId, filters: Vec<Filter>) {
         let Some(subscriber) = self.sessions.borrow().get(&id).cloned() else { return };
         *subscriber.links.borrow_mut() = Rc::new(Links::new(filters));
+        self.attend(&subscriber);
         for port in self.ports.borrow_mut().values_mut() {
             if port.subscriptions.iter().any(|one| Rc::ptr_eq(&one.subscriber, &subscriber)) {
                 let subscribers = port.subscriptions.iter().map(|one| &one.subscriber).chain(&port.inspectors);
