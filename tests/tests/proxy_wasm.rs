@@ -135,3 +135,47 @@ fn a_filter_makes_calls_on_its_ticks_to_declared_hosts_only() {
     session.end();
     pod.assert_pristine();
 }
+
+#[test]
+fn a_callout_decides_and_only_that_request_waits() {
+    let pod = Pod::new();
+    let auth = Auth::start(&pod);
+    let others = Others::load_with(&pod, 16, &["x-no-call: 1"]);
+    let upstream = format!("auth={}", auth.address);
+    let session =
+        with_filter(Exec::steal(&pod), "callout auth").word("--filter-upstream").word(&upstream).run(&Program::python("mine", &[WEB]));
+    for _ in 0..3 {
+        assert_eq!(pod.get("/").with("x-user: me").send().who(), "program mine");
+        assert_eq!(pod.get("/").with("x-user: you").send().who(), "pod");
+        assert_eq!(pod.get("/").with("x-user: slow").send().who(), "pod");
+        let refused = pod.get("/").with("x-user: bad").send();
+        assert_eq!((refused.status, refused.text().as_str()), (403, "the other one says no"));
+    }
+    // A body is held with its request.
+    let stolen = pod.request(pod.address(WEB), "POST", "/echo").with("x-user: me").body(&[b'x'; 100_000]).send();
+    assert_eq!(stolen.who(), "program mine");
+    assert!(session.seen().iter().any(|seen| seen.body == 100_000 && seen.user == "me"), "{:?}", session.seen());
+    let heads = auth.heads();
+    assert!(
+        heads[0].starts_with("POST / HTTP/1.1\r\nhost: auth.svc\r\nx-user: me\r\n") && heads[0].ends_with("who is it?"),
+        "{:?}",
+        heads[0]
+    );
+    others.wait_for(1000);
+    session.end();
+    others.stop().assert_undisturbed(2000);
+    pod.assert_pristine();
+}
+
+#[test]
+fn an_upstream_that_is_gone_costs_the_requests_that_ask_it_and_no_others() {
+    let pod = Pod::new();
+    let session = with_filter(Exec::steal(&pod), "callout auth")
+        .word("--filter-upstream")
+        .word(&format!("auth=127.0.0.1:{AUTH}"))
+        .run(&Program::python("mine", &[WEB]));
+    assert_eq!(pod.get("/").with("x-user: me").send().status, 403);
+    assert_eq!(pod.get("/").with("x-no-call: 1").send().who(), "pod");
+    session.end();
+    pod.assert_pristine();
+}
