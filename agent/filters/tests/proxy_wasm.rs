@@ -9,7 +9,9 @@ mod proxy_wasm_host;
 use std::time::Duration;
 
 use common::{fields, get, request, response};
-use mirrord_filters::{CalloutResponse, Chain, Edit, FilterError, LocalResponse, MetricValue, RequestParts, Settings, Side, Step, Verdict};
+use mirrord_filters::{
+    CalloutResponse, Chain, Edit, FilterError, Limits, LocalResponse, MetricValue, RequestParts, Settings, Side, Step, Verdict,
+};
 use proxy_wasm_host::{GUESTS, Woken, decided, filter, filter_with, lines, set};
 
 const ABC: [(&str, &str); 3] = [("Host", "shop"), ("X-User", "me"), ("Content-Length", "3")];
@@ -134,7 +136,9 @@ fn bodies_are_replaced_whole_or_as_they_come() {
 #[test]
 fn a_body_decides_and_what_was_shown_is_not_shown_twice() {
     for guest in GUESTS {
-        let (filter, _) = filter(guest, "decide-by-body");
+        // A search through a whole MiB takes milliseconds, on a busy machine many.
+        let limits = Limits { call: Duration::from_millis(200), ..Limits::default() };
+        let (filter, _) = filter_with(guest, Settings { config: b"decide-by-body".into(), limits, ..Settings::default() });
         let mut chain = Chain::new(vec![filter]);
         let headers = fields(&ABC);
         for (body, verdict, replaced) in [

@@ -43,7 +43,7 @@ fn whatever_it_does_the_request_passes_in_time_with_a_fault_that_says_so() {
     ] {
         // A busy machine may take the processor away from any single run, not from all of them.
         let mut least = Duration::MAX;
-        for _ in 0..3 {
+        for _ in 0..20 {
             let start = Instant::now();
             let outcome = ask(&mut chain, what);
             least = least.min(start.elapsed());
