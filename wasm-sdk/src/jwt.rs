@@ -2,7 +2,7 @@
 //!
 //! To pick requests, reading the claims is enough: [`Token::unverified`]. Where somebody could gain something by making up
 //! a token, check it first: `Token::verify`, with the feature `jwt-verify` (HS256, HS384, HS512, RS256, RS384, RS512).
-//! A verified token costs about a tenth of a millisecond for RSA; what is not used of this does not get into a module.
+//! What is not used of this does not get into a module.
 
 use std::borrow::Cow;
 use std::fmt;
