@@ -1,4 +1,4 @@
-//! Copies of requests for sessions that mirror. A copy has a small queue of its own; a program that does not keep up loses
+//! Copies of requests for sessions that mirror, and for the pod of those that a session answers. A copy has a small queue of its own; a program that does not keep up loses
 //! copies, and neither the client nor the pod ever waits for one.
 //!
 //! `client's request → Taps ─queue (bounded)→ copy task → session's program → answer thrown away`
@@ -6,7 +6,7 @@
 use std::{future::poll_fn, rc::Rc, task::Poll, time::Duration};
 
 use bytes::Bytes;
-use h2::{Reason, RecvStream, SendStream, client::ResponseFuture};
+use h2::{Reason, SendStream, client::ResponseFuture};
 use http::Request;
 use tokio::sync::watch;
 
@@ -14,7 +14,7 @@ use super::{
     queue::{Piece, Queue, Taps},
     upstreams::{Key, Upstreams},
 };
-use crate::gateway::steer::{Event, SessionId, Surroundings};
+use crate::gateway::steer::{Event, Surroundings, Upstream};
 
 /// Copies that are under way when the client closes get so long.
 const AFTERMATH: Duration = Duration::from_secs(5);
@@ -32,36 +32,30 @@ impl<S: Surroundings> Copies<S> {
         Copies { surroundings, upstreams, client_tx: watch::channel(()).0 }
     }
 
-    /// Starts copies of a request as it came.
-    pub(super) fn start(&self, sessions: &[SessionId], request: &Request<RecvStream>) -> Taps {
-        let mut taps = Taps::default();
-        for &session in sessions {
-            let surroundings = self.surroundings.clone();
-            let count_dropped = Box::new(move || surroundings.count(Event::CopyDropped));
-            let Some(queue) = Queue::new(session, request.headers(), count_dropped) else {
-                self.surroundings.count(Event::CopyDropped);
-                continue;
-            };
-            let end_stream = request.body().is_end_stream();
-            let queue = Rc::new(queue);
-            if !end_stream {
-                taps.0.push(queue.clone());
-            }
-            let copy = carry(self.upstreams.clone(), session, head_of(request), end_stream, queue.clone());
-            let mut client_rx = self.client_tx.subscribe();
-            let surroundings = self.surroundings.clone();
-            tokio::task::spawn_local(async move {
-                let aftermath = async {
-                    while client_rx.changed().await.is_ok() {}
-                    tokio::time::sleep(AFTERMATH).await;
-                };
-                let carried = tokio::select! { carried = copy => carried, () = aftermath => false };
-                if !carried && !queue.is_overflown() {
-                    surroundings.count(Event::CopyDropped);
-                }
-            });
+    /// Starts a copy of a request as it came; what comes of its body goes through `taps`. `end_stream`: nothing does.
+    pub(super) fn start(&self, upstream: Upstream, head: &Request<()>, end_stream: bool, taps: &mut Taps) {
+        let surroundings = self.surroundings.clone();
+        let count_dropped = Box::new(move || surroundings.count(Event::CopyDropped));
+        let Some(queue) = Queue::new(upstream, head.headers(), count_dropped) else {
+            return self.surroundings.count(Event::CopyDropped);
+        };
+        let queue = Rc::new(queue);
+        if !end_stream {
+            taps.0.push(queue.clone());
         }
-        taps
+        let copy = carry(self.upstreams.clone(), upstream, head_of(head), end_stream, queue.clone());
+        let mut client_rx = self.client_tx.subscribe();
+        let surroundings = self.surroundings.clone();
+        tokio::task::spawn_local(async move {
+            let aftermath = async {
+                while client_rx.changed().await.is_ok() {}
+                tokio::time::sleep(AFTERMATH).await;
+            };
+            let carried = tokio::select! { carried = copy => carried, () = aftermath => false };
+            if !carried && !queue.is_overflown() {
+                surroundings.count(Event::CopyDropped);
+            }
+        });
     }
 }
 
@@ -76,15 +70,15 @@ pub(super) fn head_of<B>(request: &Request<B>) -> Request<()> {
     head
 }
 
-/// Carries one copy to its program. False if it did not get there.
+/// Carries one copy to its upstream. False if it did not get there.
 async fn carry<S: Surroundings>(
     upstreams: Rc<Upstreams<S>>,
-    session: SessionId,
+    upstream: Upstream,
     head: Request<()>,
     end_stream: bool,
     queue: Rc<Queue>,
 ) -> bool {
-    let Ok(link) = upstreams.get(Key::Copies(session)).await else { return false };
+    let Ok(link) = upstreams.get(Key::Copies(upstream)).await else { return false };
     // The upstreams must not outlive the client's connection by copies alone: the link is enough from here.
     drop(upstreams);
     let Ok((response, mut to)) = link.send(head, end_stream) else { return false };

@@ -10,14 +10,15 @@ use std::{
 
 use bytes::Bytes;
 use h2::{Reason, RecvStream, SendStream, client::ResponseFuture, server::SendResponse};
-use http::{Request, Response};
+use http::{HeaderMap, Request, Response, header};
+use mirrord_filters::{Edit, LocalResponse, Side};
 use mirrord_protocol::records::End;
 
 use super::{
     head,
     link::{Link, let_flush},
-    pump::{Body, Side, Stop},
-    queue::Taps,
+    passage::{Following, Passage},
+    pump::{Body, Stop},
     windows::Windows,
 };
 use crate::records::exchanges::Observer;
@@ -38,6 +39,34 @@ pub(super) enum Failed {
     Unanswered(h2::Error),
     /// The upstream failed within the response. The stream is the client's, still open.
     CutOff(h2::Error, SendStream<Bytes>),
+    /// A filter that follows the exchange gives this answer instead of the upstream's.
+    Replaced(LocalResponse),
+    /// A filter that follows the exchange wants it reset.
+    Aborted,
+}
+
+/// What filters do to a response.
+#[derive(Default)]
+pub(super) struct Edits {
+    pub(super) response: Vec<Edit>,
+    pub(super) follow: Option<Following>,
+}
+
+impl Edits {
+    /// Edits a response's head, or has something else become of it.
+    fn judge(&self, response: &mut Response<()>) -> Result<(), Down> {
+        head::edit_headers(response.headers_mut(), &self.response);
+        let Some(mut follow) = self.follow.as_ref().map(|follow| follow.borrow_mut()).filter(|follow| follow.wants_response()) else {
+            return Ok(());
+        };
+        let decision = head::with_response(response, |parts| follow.on_response(parts));
+        head::edit_headers(response.headers_mut(), &decision.edits);
+        match decision.replace {
+            _ if decision.abort => Err(Down::Aborted),
+            Some(local) => Err(Down::Replaced(local)),
+            None => Ok(()),
+        }
+    }
 }
 
 /// What an upstream's failure means for the client.
@@ -61,20 +90,21 @@ pub(super) fn fault(error: &h2::Error) -> Fault {
     }
 }
 
-/// Carries a request to its end. `edit` sees the response's head before the client does.
-pub(super) async fn exchange(
-    link: &Link,
-    head: Request<()>,
-    incoming: &mut Incoming,
-    edit: impl FnOnce(&mut Response<()>),
-) -> Result<(), Failed> {
+/// Carries a request to its end.
+pub(super) async fn exchange(link: &Link, mut head: Request<()>, incoming: &mut Incoming, edits: &Edits) -> Result<(), Failed> {
     let Incoming { body, respond, observer } = incoming;
+    if let Some(follow) = &edits.follow {
+        Box::pin(pass_through(follow, Side::Request, body, head.headers_mut())).await.map_err(|stop| match stop {
+            Stop::Aborted => Failed::Aborted,
+            Stop::Source(_) | Stop::Sink => Failed::ClientGone,
+        })?;
+    }
     let mut uploading = !body.is_end_stream();
     let (response, mut to_upstream) = link.send(head, !uploading).map_err(Failed::Unanswered)?;
     let mut downloading = true;
     let ended = {
         let mut upload = pin!(body.pump(&mut to_upstream));
-        let mut download = pin!(download(response, respond, link.windows(), observer.as_ref(), edit));
+        let mut download = pin!(download(response, respond, link.windows(), observer.as_ref(), edits));
         loop {
             tokio::select! {
                 biased;
@@ -87,6 +117,7 @@ pub(super) async fn exchange(
                     // Why, and whether it matters, the response tells: an upstream may answer without reading all.
                     Err(Stop::Sink) => uploading = false,
                     Err(Stop::Source(error)) => break Err(Down::Client(error.reason())),
+                    Err(Stop::Aborted) => break Err(Down::Aborted),
                 },
                 else => break Ok(()),
             }
@@ -99,6 +130,14 @@ pub(super) async fn exchange(
         }
         Down::BeforeHead(error) => Failed::Unanswered(error),
         Down::InBody(error, to_client) => Failed::CutOff(error, to_client),
+        Down::Replaced(local) => {
+            to_upstream.send_reset(Reason::CANCEL);
+            Failed::Replaced(local)
+        }
+        Down::Aborted => {
+            to_upstream.send_reset(Reason::CANCEL);
+            Failed::Aborted
+        }
     })
 }
 
@@ -106,6 +145,17 @@ enum Down {
     Client(Option<Reason>),
     BeforeHead(h2::Error),
     InBody(h2::Error, SendStream<Bytes>),
+    Replaced(LocalResponse),
+    Aborted,
+}
+
+/// Has a body go through the filters that look at it. Where they may change its length, the head waits for the first of it, if it
+/// says a length.
+async fn pass_through(follow: &Following, side: Side, body: &mut Body, headers: &mut HeaderMap) -> Result<(), Stop> {
+    if body.follow(Passage::new(follow, side)) && headers.contains_key(header::CONTENT_LENGTH) {
+        head::set_length(headers, body.judge_first().await?);
+    }
+    Ok(())
 }
 
 async fn download(
@@ -113,15 +163,31 @@ async fn download(
     respond: &mut SendResponse<Bytes>,
     windows: Rc<Windows>,
     observer: Option<&Observer>,
-    edit: impl FnOnce(&mut Response<()>),
+    edits: &Edits,
 ) -> Result<(), Down> {
     let (parts, stream) = poll_fn(|cx| poll_head(cx, &mut response, respond)).await?.into_parts();
     let mut head = Response::from_parts(parts, ());
     if let Some(observer) = observer {
         head::with_response(&head, |parts| observer.response_head(parts));
     }
-    edit(&mut head);
-    let mut body = Body::new(stream, Taps::default(), windows).observed(observer, Side::Response);
+    let is_edited = !edits.response.is_empty() || edits.follow.is_some();
+    if is_edited {
+        edits.judge(&mut head)?;
+    }
+    let mut body = Body::new(stream, windows);
+    body.observe(observer, Side::Response);
+    if let Some(follow) = &edits.follow {
+        let first = Box::pin(pass_through(follow, Side::Response, &mut body, head.headers_mut()));
+        let judged = tokio::select! {
+            judged = first => judged,
+            reset = poll_fn(|cx| respond.poll_reset(cx)) => return Err(Down::Client(reset.ok())),
+        };
+        judged.map_err(|stop| match stop {
+            Stop::Source(error) => Down::BeforeHead(error),
+            Stop::Sink => Down::Client(None),
+            Stop::Aborted => Down::Aborted,
+        })?;
+    }
     let ends = body.is_end_stream();
     let mut to_client = respond.send_response(head, ends).map_err(|error| Down::Client(error.reason()))?;
     let end = || observer.inspect(|observer| observer.end(End::Complete));
@@ -139,6 +205,7 @@ async fn download(
             let_flush().await;
             Err(Down::InBody(error, to_client))
         }
+        Err(Stop::Aborted) => Err(Down::Aborted),
         Err(Stop::Sink) => Err(Down::Client(poll_fn(|cx| Poll::Ready(reset_reason(to_client.poll_reset(cx)))).await)),
     }
 }

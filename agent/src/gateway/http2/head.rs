@@ -1,7 +1,10 @@
 //! Heads: what a filter is shown of a request or response, and what its edits make of it. Pure functions on `http`'s types.
 
 use bytes::Bytes;
-use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, Response, StatusCode, Uri, header, uri::Authority};
+use http::{
+    HeaderMap, HeaderName, HeaderValue, Method, Request, Response, StatusCode, Uri, header,
+    uri::{Authority, PathAndQuery},
+};
 use mirrord_filters::{Edit, Field, LocalResponse, RequestParts, ResponseParts, Version};
 
 use crate::gateway::steer::Flow;
@@ -61,6 +64,26 @@ pub(super) fn edit_request(request: &mut Request<()>, edits: &[Edit]) {
             _ => apply(request.headers_mut(), edit),
         }
     }
+}
+
+/// Has a request ask for something else. What cannot be a path in HTTP/2 changes nothing.
+pub(super) fn set_path(request: &mut Request<()>, path: &[u8]) {
+    let mut parts = request.uri().clone().into_parts();
+    // CONNECT has none, an extended one has.
+    if let (Some(_), Ok(path)) = (&parts.path_and_query, PathAndQuery::try_from(path)) {
+        parts.path_and_query = Some(path);
+        if let Ok(uri) = Uri::from_parts(parts) {
+            *request.uri_mut() = uri;
+        }
+    }
+}
+
+/// Says how long a body is whose length a filter may have changed; `None`: that shows only at its end.
+pub(super) fn set_length(headers: &mut HeaderMap, length: Option<usize>) {
+    match length {
+        Some(length) => headers.insert(header::CONTENT_LENGTH, HeaderValue::from(length)),
+        None => headers.remove(header::CONTENT_LENGTH),
+    };
 }
 
 /// Edits a response's head.

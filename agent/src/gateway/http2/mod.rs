@@ -2,8 +2,9 @@
 //! between them one task for each request.
 //!
 //! ```text
-//! client → Early, Gather → h2 server ─ Shared::steer ─ task ─ exchange → Link → pod | session
-//!                                                        └ Taps → copies → session
+//! client → Early, Gather → h2 server ─ Shared::steer ─ task ─ (hold) ─ exchange → Link → pod | session
+//!                                                        │              └ Passage → filters that follow
+//!                                                        └ Taps → copies → session | pod
 //! ```
 //!
 //! The client sees the pod's connection: its limits in SETTINGS, its GOAWAY, its end. All that belongs to a client's
@@ -12,7 +13,9 @@
 mod copies;
 mod exchange;
 mod head;
+mod held;
 mod link;
+mod passage;
 mod pump;
 mod queue;
 mod route;

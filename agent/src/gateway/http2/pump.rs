@@ -3,19 +3,22 @@
 
 use std::{
     future::poll_fn,
+    mem,
     rc::Rc,
     task::{Context, Poll, ready},
 };
 
 use bytes::Bytes;
 use h2::{RecvStream, SendStream};
+use mirrord_filters::Side;
 
 use super::{
     head,
+    passage::{Aborted, Passage},
     queue::Taps,
     windows::{Share, Windows},
 };
-use crate::records::exchanges::Observer;
+use crate::{gateway::room::Room, records::exchanges::Observer};
 
 /// Why a body did not come to its end.
 #[derive(Debug)]
@@ -24,40 +27,60 @@ pub(super) enum Stop {
     Source(h2::Error),
     /// Its receiver does not want it any more, or the receiver's connection broke.
     Sink,
+    /// A filter that follows it wants the exchange reset.
+    Aborted,
 }
 
 /// A body that is being received.
 pub(super) struct Body {
     stream: RecvStream,
     /// Who gets a copy of what passes.
-    taps: Taps,
+    pub(super) taps: Taps,
     /// Who looks at what passes, and on which side of the exchange that is.
     observer: Option<(Observer, Side)>,
     /// Something of it has been read: it cannot be sent a second time.
     touched: bool,
     share: Share,
+    /// What few bodies have.
+    special: Option<Box<Special>>,
 }
 
-/// Whose body.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Side {
-    Request,
-    Response,
+/// A body that filters look at. Its sender gets its window back for what is held here, for which there is a limit of its own.
+#[derive(Default)]
+struct Special {
+    /// Its beginning, read before it was known where it goes.
+    ahead: Vec<u8>,
+    room: Room,
+    passage: Option<Passage>,
+    /// What goes on next.
+    out: Bytes,
+    /// No more of it comes than trailers.
+    done: bool,
+}
+
+/// What came of reading ahead.
+pub(super) enum Gathered {
+    /// So much as was asked for is there, or all.
+    Enough,
+    NoRoom,
+    /// Its sender has gone.
+    Broken,
 }
 
 impl Body {
     /// `windows`: of the connection that it comes on.
-    pub(super) fn new(stream: RecvStream, taps: Taps, windows: Rc<Windows>) -> Self {
-        Body { stream, taps, observer: None, touched: false, share: Share::new(windows) }
+    pub(super) fn new(stream: RecvStream, windows: Rc<Windows>) -> Self {
+        Body { stream, taps: Taps::default(), observer: None, touched: false, share: Share::new(windows), special: None }
     }
 
-    /// Shows what passes.
-    pub(super) fn observed(mut self, observer: Option<&Observer>, side: Side) -> Self {
+    /// Shows what comes.
+    pub(super) fn observe(&mut self, observer: Option<&Observer>, side: Side) {
         self.observer = observer.map(|observer| (observer.clone(), side));
-        self
     }
 
-    fn observe(&self, data: &[u8]) {
+    /// Shows what came to whoever gets a copy or looks on.
+    fn show(&mut self, data: &Bytes) {
+        self.taps.data(data);
         match &self.observer {
             None => {}
             Some((observer, Side::Request)) => observer.request_body(data),
@@ -71,7 +94,7 @@ impl Body {
     }
 
     pub(super) fn is_end_stream(&self) -> bool {
-        self.stream.is_end_stream()
+        self.stream.is_end_stream() && self.special.as_ref().is_none_or(|special| special.is_empty())
     }
 
     pub(super) fn is_touched(&self) -> bool {
@@ -93,12 +116,21 @@ impl Body {
         self.share.moved(bytes);
     }
 
+    /// Bytes of it went on.
+    fn sent(&mut self, bytes: usize) {
+        if self.special.is_none() {
+            self.release(bytes);
+        }
+    }
+
     /// Reads it to its end and throws it away.
     pub(super) async fn drain(&mut self) {
+        if let Some(special) = self.special.take() {
+            self.show(&special.ahead.into());
+        }
         while let Some(data) = self.stream.data().await {
             let Ok(data) = data else { return self.taps.reset(None) };
-            self.taps.data(&data);
-            self.observe(&data);
+            self.show(&data);
             self.release(data.len());
         }
         match self.stream.trailers().await {
@@ -106,6 +138,129 @@ impl Body {
             Ok(None) => self.taps.end(),
             Err(error) => self.taps.reset(error.reason()),
         }
+    }
+
+    /// Reads ahead, until so much is there or all.
+    pub(super) fn poll_gather(&mut self, cx: &mut Context<'_>, window: usize) -> Poll<Gathered> {
+        loop {
+            let special = self.special.get_or_insert_default();
+            if special.ahead.len() >= window || special.done || self.stream.is_end_stream() {
+                return Poll::Ready(Gathered::Enough);
+            }
+            match ready!(self.stream.poll_data(cx)) {
+                Some(Ok(data)) => {
+                    special.ahead.extend_from_slice(&data);
+                    let fits = special.room.hold(special.ahead.len());
+                    self.release(data.len());
+                    if !fits {
+                        return Poll::Ready(Gathered::NoRoom);
+                    }
+                }
+                Some(Err(_)) => return Poll::Ready(Gathered::Broken),
+                None => special.done = true,
+            }
+        }
+    }
+
+    /// What was read ahead, up to a window, and whether that is all there is.
+    pub(super) fn gathered(&self, window: usize) -> (&[u8], bool) {
+        let Some(special) = &self.special else { return (&[], self.stream.is_end_stream()) };
+        let all = special.ahead.len() <= window && (special.done || self.stream.is_end_stream());
+        (special.ahead.get(..window).unwrap_or(&special.ahead), all)
+    }
+
+    /// Has it go through filters. True if they may change its length.
+    pub(super) fn follow(&mut self, passage: Option<Passage>) -> bool {
+        let Some(passage) = passage.filter(|_| !self.is_end_stream()) else { return false };
+        let replaces = passage.replaces();
+        self.special.get_or_insert_default().passage = Some(passage);
+        replaces
+    }
+
+    /// Has it go on as it comes, if nothing of it has gone yet.
+    pub(super) fn unfollow(&mut self) {
+        if let Some(special) = &mut self.special {
+            special.passage = None;
+        }
+    }
+
+    /// Waits for the first bytes that go on. Gives their number if they are all.
+    pub(super) async fn judge_first(&mut self) -> Result<Option<usize>, Stop> {
+        let first = poll_fn(|cx| self.poll_special(cx)).await.transpose()?.unwrap_or_default();
+        let Some(special) = &mut self.special else { return Ok(None) };
+        let len = first.len();
+        special.out = first;
+        Ok(special.done.then_some(len))
+    }
+
+    fn poll_data(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Bytes, Stop>>> {
+        match self.special {
+            None => self.poll_stream(cx),
+            Some(_) => self.poll_special(cx),
+        }
+    }
+
+    fn poll_stream(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Bytes, Stop>>> {
+        Poll::Ready(match ready!(self.stream.poll_data(cx)) {
+            Some(Ok(data)) => {
+                self.touched = true;
+                self.show(&data);
+                Some(Ok(data))
+            }
+            Some(Err(error)) => {
+                self.taps.reset(error.reason());
+                Some(Err(Stop::Source(error)))
+            }
+            None => None,
+        })
+    }
+
+    fn poll_special(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Bytes, Stop>>> {
+        loop {
+            let Some(special) = self.special.as_deref_mut() else { return Poll::Ready(None) };
+            if !special.out.is_empty() {
+                return Poll::Ready(Some(Ok(mem::take(&mut special.out))));
+            }
+            let data = if !special.ahead.is_empty() {
+                let data = Bytes::from(mem::take(&mut special.ahead));
+                special.room.hold(0);
+                self.touched = true;
+                self.show(&data);
+                Some(data)
+            } else if special.done && special.passage.is_none() {
+                return Poll::Ready(None);
+            } else {
+                let data = ready!(self.poll_stream(cx));
+                if let Some(Ok(data)) = &data {
+                    self.release(data.len());
+                }
+                match data.transpose() {
+                    Ok(data) => data,
+                    Err(stop) => return Poll::Ready(Some(Err(stop))),
+                }
+            };
+            let ended = data.is_none() || self.stream.is_end_stream();
+            let Some(special) = self.special.as_deref_mut() else { return Poll::Ready(None) };
+            special.done |= ended;
+            let data = data.unwrap_or_default();
+            special.out = match &mut special.passage {
+                None => data,
+                Some(passage) => match passage.take(data, special.done) {
+                    Ok(out) => out,
+                    Err(Aborted) => return Poll::Ready(Some(Err(Stop::Aborted))),
+                },
+            };
+            if special.done {
+                // It has seen all.
+                special.passage = None;
+            }
+        }
+    }
+}
+
+impl Special {
+    fn is_empty(&self) -> bool {
+        self.ahead.is_empty() && self.out.is_empty() && self.passage.is_none()
     }
 }
 
@@ -129,21 +284,15 @@ impl Pump {
             if self.in_trailers {
                 return self.poll_trailers(cx, from, to);
             }
-            match from.stream.poll_data(cx) {
+            match from.poll_data(cx) {
                 Poll::Ready(Some(Ok(data))) => {
-                    from.touched = true;
-                    from.taps.data(&data);
-                    from.observe(&data);
-                    self.last = from.stream.is_end_stream();
+                    self.last = from.is_end_stream();
                     if self.last && data.is_empty() {
                         return Poll::Ready(to.send_data(data, true).map_err(|_| Stop::Sink));
                     }
                     self.chunk = data;
                 }
-                Poll::Ready(Some(Err(error))) => {
-                    from.taps.reset(error.reason());
-                    return Poll::Ready(Err(Stop::Source(error)));
-                }
+                Poll::Ready(Some(Err(stop))) => return Poll::Ready(Err(stop)),
                 Poll::Ready(None) => self.in_trailers = true,
                 Poll::Pending => return poll_unwanted(cx, to),
             }
@@ -174,7 +323,7 @@ impl Pump {
         if to.send_data(part, ends).is_err() {
             return Poll::Ready(Err(Stop::Sink));
         }
-        from.release(size);
+        from.sent(size);
         Poll::Ready(Ok(ends))
     }
 

@@ -1,4 +1,4 @@
-//! What waits for a program that gets copies: bounded for each copy and for each session, and filled without ever waiting.
+//! What waits for a program that gets copies: bounded for each copy and for each upstream, and filled without ever waiting.
 //!
 //! `Body → Taps → Queue → the copy's task`
 
@@ -13,12 +13,12 @@ use bytes::Bytes;
 use h2::Reason;
 use http::HeaderMap;
 
-use crate::gateway::steer::SessionId;
+use crate::gateway::steer::Upstream;
 
 /// Body bytes that wait for a program, for each copy.
 const QUEUE_LIMIT: usize = 256 * 1024;
-/// The same for all copies that one session gets from a worker thread, heads and tasks included.
-const SESSION_LIMIT: usize = 8 * 1024 * 1024;
+/// The same for all copies that one upstream gets from a worker thread, heads and tasks included.
+const UPSTREAM_LIMIT: usize = 8 * 1024 * 1024;
 /// What a copy costs beside its bytes: task, stream, queue (measured: 2.4 KB with a head of 200 bytes).
 const COPY_COST: usize = 2048;
 /// What a piece of a body costs beside its bytes.
@@ -35,7 +35,7 @@ pub(super) struct Queue {
     /// The bytes of the head and of the copy itself.
     held: usize,
     waker: RefCell<Option<Waker>>,
-    session: SessionId,
+    upstream: Upstream,
     /// The program is too slow: tells the task, once.
     overflow: Cell<bool>,
     ended: Cell<bool>,
@@ -50,28 +50,28 @@ pub(super) enum Piece {
 }
 
 thread_local! {
-    /// What each session's copies hold on this worker thread. A session with nothing under way has no entry.
-    static HELD: RefCell<HashMap<SessionId, usize>> = RefCell::default();
+    /// What each upstream's copies hold on this worker thread. One with nothing under way has no entry.
+    static HELD: RefCell<HashMap<Upstream, usize>> = RefCell::default();
 }
 
-/// Takes bytes of a session's share; false if that would be too much.
-fn hold(session: SessionId, bytes: usize) -> bool {
+/// Takes bytes of an upstream's share; false if that would be too much.
+fn hold(upstream: Upstream, bytes: usize) -> bool {
     HELD.with_borrow_mut(|held| {
-        let now = held.get(&session).copied().unwrap_or(0) + bytes;
-        let fits = now <= SESSION_LIMIT;
+        let now = held.get(&upstream).copied().unwrap_or(0) + bytes;
+        let fits = now <= UPSTREAM_LIMIT;
         if fits {
-            held.insert(session, now);
+            held.insert(upstream, now);
         }
         fits
     })
 }
 
-fn give_back(session: SessionId, bytes: usize) {
+fn give_back(upstream: Upstream, bytes: usize) {
     HELD.with_borrow_mut(|held| {
-        let left = held.get(&session).copied().unwrap_or(0).saturating_sub(bytes);
+        let left = held.get(&upstream).copied().unwrap_or(0).saturating_sub(bytes);
         match left {
-            0 => held.remove(&session),
-            left => held.insert(session, left),
+            0 => held.remove(&upstream),
+            left => held.insert(upstream, left),
         };
     });
 }
@@ -111,16 +111,16 @@ impl Drop for Taps {
 }
 
 impl Queue {
-    /// A queue for a copy with this head; `None` if its session has too much under way already. `count_dropped` is called
+    /// A queue for a copy with this head; `None` if its upstream has too much under way already. `count_dropped` is called
     /// if the program falls too far behind.
-    pub(super) fn new(session: SessionId, head: &HeaderMap, count_dropped: Box<dyn Fn()>) -> Option<Self> {
+    pub(super) fn new(upstream: Upstream, head: &HeaderMap, count_dropped: Box<dyn Fn()>) -> Option<Self> {
         let held = COPY_COST + head_size(head);
-        hold(session, held).then(|| Queue {
+        hold(upstream, held).then(|| Queue {
             pieces: RefCell::default(),
             waiting: Cell::new(0),
             held,
             waker: RefCell::default(),
-            session,
+            upstream,
             overflow: Cell::new(false),
             ended: Cell::new(false),
             count_dropped,
@@ -167,7 +167,7 @@ impl Queue {
             return;
         }
         let waiting = self.waiting.get() + size;
-        if waiting > QUEUE_LIMIT || !hold(self.session, size) {
+        if waiting > QUEUE_LIMIT || !hold(self.upstream, size) {
             self.overflow.set(true);
             (self.count_dropped)();
             self.give_back(self.waiting.get());
@@ -187,7 +187,7 @@ impl Queue {
 
     fn give_back(&self, bytes: usize) {
         self.waiting.set(self.waiting.get() - bytes);
-        give_back(self.session, bytes);
+        give_back(self.upstream, bytes);
     }
 
     pub(super) fn poll_next(&self, cx: &mut Context<'_>) -> Poll<Option<Piece>> {
@@ -206,7 +206,7 @@ impl Queue {
 
 impl Drop for Queue {
     fn drop(&mut self) {
-        give_back(self.session, self.waiting.get() + self.held);
+        give_back(self.upstream, self.waiting.get() + self.held);
     }
 }
 

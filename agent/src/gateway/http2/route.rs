@@ -1,29 +1,38 @@
 //! Where one request goes: pod, session or our own answer, and what becomes of it if it cannot be had there.
 //!
 //! ```text
+//! undecided, delayed: held.rs ┐
 //! steering ─ pod ─────────────→ exchange ─ fails → as the pod's own failure: reset, or the connection closes
 //!          ├ session ─────────→ exchange ─ fails → pod, if nothing was lost yet; else 502
 //!          └ respond ─────────→ answered, the body read and thrown away
 //! ```
 
-use std::{cell::Cell, future::poll_fn, rc::Rc, task::Poll};
+use std::{
+    cell::{Cell, RefCell},
+    future::poll_fn,
+    rc::Rc,
+    task::Poll,
+};
 
 use bytes::Bytes;
 use h2::{Reason, RecvStream, server::SendResponse};
-use http::{Method, Request, Response};
-use mirrord_filters::{Edit, LocalResponse};
+use http::{Method, Request};
+use mirrord_filters::{LocalResponse, Side};
 use mirrord_protocol::records::End;
 
 use super::{
     copies::{Copies, head_of},
-    exchange::{Failed, Fault, Incoming, exchange, fault},
+    exchange::{Edits, Failed, Fault, Incoming, exchange, fault},
     head,
     link::{Link, Signal},
-    pump::{Body, Side},
+    pump::Body,
     upstreams::{Key, Upstreams},
     windows::Windows,
 };
-use crate::gateway::steer::{Event, Extra, Flow, Follow, SessionId, Steered, Steering, Surroundings, Target};
+use crate::gateway::steer::{Event, Extra, Flow, SessionId, Steered, Steering, Surroundings, Target, Upstream};
+
+/// How a request ends that a filter wants reset.
+const ABORTED: Reason = Reason::INTERNAL_ERROR;
 
 /// What the requests of one client connection share.
 pub(super) struct Shared<S: Surroundings> {
@@ -41,48 +50,74 @@ pub(super) struct Shared<S: Surroundings> {
     pub(super) broken: Signal<()>,
 }
 
-/// Response edits, from now and for later.
-#[derive(Default)]
-struct Edits {
-    response: Vec<Edit>,
-    follow: Option<Box<dyn Follow>>,
+/// What else becomes of a stolen request.
+struct Stolen {
+    edits: Edits,
+    /// The head with what a filter changed, if it did.
+    edited: Option<Request<()>>,
+    pod_copy: bool,
 }
 
 impl<S: Surroundings> Shared<S> {
     /// Asks the filters and starts the copies. Done as requests come in, so that filters see them in their order.
     pub(super) fn steer(self: Rc<Self>, request: Request<RecvStream>, respond: SendResponse<Bytes>) -> impl Future<Output = ()> {
-        let mut steering = head::with_request(&self.flow, &request, request.body().is_end_stream(), |parts| {
-            match self.surroundings.steer(&self.flow, parts) {
-                Steered::Decided(steering) => steering,
-                Steered::Undecided(undecided) => undecided.skip(parts),
-            }
-        });
-        let taps = self.copies.start(&steering.copies, &request);
         let (parts, body) = request.into_parts();
         let head = Request::from_parts(parts, ());
-        let observer = steering.observer.take();
-        let body = Body::new(body, taps, self.windows.clone()).observed(observer.as_ref(), Side::Request);
-        self.route(steering, head, Incoming { body, respond, observer })
+        let mut steered = head::with_request(&self.flow, &head, body.is_end_stream(), |parts| self.surroundings.steer(&self.flow, parts));
+        let mut incoming = Incoming { body: Body::new(body, self.windows.clone()), respond, observer: None };
+        if let Steered::Decided(steering) = &mut steered {
+            self.begin(steering, &head, &mut incoming);
+        }
+        self.conduct(steered, head, incoming)
     }
 
-    async fn route(self: Rc<Self>, mut steering: Steering, mut head: Request<()>, mut incoming: Incoming) {
-        let Extra { request_edits, response_edits, follow, .. } = steering.take_extra();
-        let edits = Edits { response: response_edits, follow };
-        match steering.target {
-            Target::Pod => {
-                head::edit_request(&mut head, &request_edits);
-                self.to_pod(head, &mut incoming, edits).await;
-            }
-            Target::Session(session) => {
-                // Boxed, as is the answer below: every task is as large as its largest branch, and almost all go to the pod.
-                Box::pin(self.to_session(session, head, &request_edits, &mut incoming, edits)).await;
-            }
-            Target::Respond(local) => Box::pin(answer(local, head.method(), &mut incoming)).await,
-            Target::Abort => incoming.respond.send_reset(Reason::INTERNAL_ERROR),
+    /// Starts the copies, and shows the exchange to whoever looks on.
+    pub(super) fn begin(&self, steering: &mut Steering, head: &Request<()>, Incoming { body, observer, .. }: &mut Incoming) {
+        if let Some(looks) = steering.observer.take() {
+            body.observe(Some(&looks), Side::Request);
+            *observer = Some(looks);
+        }
+        for &session in &steering.copies {
+            self.copies.start(Upstream::Session(session), head, body.is_end_stream(), &mut body.taps);
         }
     }
 
-    async fn to_pod(&self, head: Request<()>, incoming: &mut Incoming, mut edits: Edits) {
+    async fn conduct(self: Rc<Self>, steered: Steered, head: Request<()>, mut incoming: Incoming) {
+        let steering = match steered {
+            Steered::Decided(steering) if steering.extra.as_ref().is_none_or(|extra| extra.delay.is_none()) => steering,
+            // Boxed, as are other branches: every task is as large as its largest one, and almost all go to the pod as they came.
+            held => match Box::pin(self.hold(held, &head, &mut incoming)).await {
+                Some(steering) => steering,
+                None => return,
+            },
+        };
+        let Steering { target, extra, .. } = steering;
+        match (target, extra) {
+            (Target::Pod, None) => self.to_pod(head, &mut incoming, &Edits::default()).await,
+            (target, extra) => Box::pin(self.route(target, extra.map(|extra| *extra).unwrap_or_default(), head, &mut incoming)).await,
+        }
+    }
+
+    async fn route(&self, target: Target, extra: Extra, head: Request<()>, incoming: &mut Incoming) {
+        let Extra { request_edits, path, response_edits, follow, pod_copy, delay: _ } = extra;
+        let edits = Edits { response: response_edits, follow: follow.map(|follow| Rc::new(RefCell::new(follow))) };
+        let edited = (path.is_some() || !request_edits.is_empty()).then(|| {
+            let mut edited = head_of(&head);
+            head::edit_request(&mut edited, &request_edits);
+            if let Some(path) = path {
+                head::set_path(&mut edited, &path);
+            }
+            edited
+        });
+        match target {
+            Target::Pod => self.to_pod(edited.unwrap_or(head), incoming, &edits).await,
+            Target::Session(session) => self.to_session(session, head, incoming, Stolen { edits, edited, pod_copy }).await,
+            Target::Respond(local) => answer(local, head.method(), incoming).await,
+            Target::Abort => incoming.respond.send_reset(ABORTED),
+        }
+    }
+
+    async fn to_pod(&self, head: Request<()>, incoming: &mut Incoming, edits: &Edits) {
         let link = match self.upstreams.ready(Key::Pod) {
             Some(link) => link,
             None => match Box::pin(self.open(Key::Pod, incoming)).await {
@@ -92,8 +127,12 @@ impl<S: Surroundings> Shared<S> {
                 None => return,
             },
         };
-        match exchange(&link, head, incoming, |response| self.edit_response(response, &mut edits)).await {
+        // What is needed of the head if a filter replaces the answer.
+        let method = edits.follow.is_some().then(|| head.method().clone());
+        match exchange(&link, head, incoming, edits).await {
             Ok(()) | Err(Failed::ClientGone) => {}
+            Err(Failed::Replaced(local)) => Box::pin(answer(local, &method.unwrap_or_default(), incoming)).await,
+            Err(Failed::Aborted) => incoming.respond.send_reset(ABORTED),
             Err(Failed::Unanswered(error)) => match fault(&error) {
                 Fault::Reset(reason) => incoming.respond.send_reset(reason),
                 Fault::Unprocessed => incoming.respond.send_reset(Reason::REFUSED_STREAM),
@@ -118,28 +157,37 @@ impl<S: Surroundings> Shared<S> {
         drop(reset);
     }
 
-    async fn to_session(&self, session: SessionId, head: Request<()>, request_edits: &[Edit], incoming: &mut Incoming, mut edits: Edits) {
+    async fn to_session(&self, session: SessionId, head: Request<()>, incoming: &mut Incoming, way: Stolen) {
         let stolen = Counted::one(&self.stolen);
         let link = match self.open(Key::Session(session), incoming).await {
             Some(Ok(link)) if link.understands(&head) => link,
             Some(refused) => {
                 let why = refused.err().unwrap_or_else(|| "it does not offer extended CONNECT (WebSocket over HTTP/2)".into());
-                drop(stolen);
+                drop((stolen, way));
                 return self.fall_back(session, &why, head, incoming).await;
             }
             None => return,
         };
+        let Stolen { edits, edited, pod_copy } = way;
+        if pod_copy {
+            // Not before: the pod would get a request twice that the session does not take.
+            self.copies.start(Upstream::Pod, &head, incoming.body.is_end_stream(), &mut incoming.body.taps);
+        }
         let method = head.method().clone();
-        let spare = head::is_idempotent(&method).then(|| head_of(&head));
-        let mut edited = head;
-        head::edit_request(&mut edited, request_edits);
-        match exchange(&link, edited, incoming, |response| self.edit_response(response, &mut edits)).await {
+        let (spare, edited) = match edited {
+            Some(edited) => (head::is_idempotent(&method).then_some(head), edited),
+            None => (head::is_idempotent(&method).then(|| head_of(&head)), head),
+        };
+        match exchange(&link, edited, incoming, &edits).await {
             Ok(()) | Err(Failed::ClientGone) => {}
+            Err(Failed::Replaced(local)) => answer(local, &method, incoming).await,
+            Err(Failed::Aborted) => incoming.respond.send_reset(ABORTED),
             Err(Failed::Unanswered(error)) => match (fault(&error), spare) {
                 // The program's own word.
                 (Fault::Reset(reason), _) if error.is_remote() => incoming.respond.send_reset(reason),
                 (_, Some(head)) if !incoming.body.is_touched() => {
-                    drop(stolen);
+                    incoming.body.unfollow();
+                    drop((stolen, edits));
                     self.fall_back(session, &error.to_string(), head, incoming).await;
                 }
                 _ => {
@@ -162,7 +210,7 @@ impl<S: Surroundings> Shared<S> {
         if let Some(observer) = &incoming.observer {
             observer.fell_back();
         }
-        Box::pin(self.to_pod(head, incoming, Edits::default())).await;
+        Box::pin(self.to_pod(head, incoming, &Edits::default())).await;
     }
 
     /// Opens a connection, unless the client gives up before.
@@ -174,14 +222,6 @@ impl<S: Surroundings> Shared<S> {
         };
         incoming.body.set_stuck(false);
         link
-    }
-
-    fn edit_response(&self, response: &mut Response<()>, edits: &mut Edits) {
-        head::edit_headers(response.headers_mut(), &edits.response);
-        if let Some(follow) = edits.follow.as_deref_mut().filter(|follow| follow.wants_response()) {
-            let later = head::with_response(response, |parts| follow.on_response(parts));
-            head::edit_headers(response.headers_mut(), &later.edits);
-        }
     }
 }
 

@@ -1,6 +1,7 @@
 //! A client, a pod and sessions' programs, all of them h2 in memory, around one served connection.
 
 mod failures;
+mod filters;
 mod flow;
 mod requests;
 mod wire;

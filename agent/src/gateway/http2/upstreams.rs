@@ -34,8 +34,8 @@ fn copy_windows() -> Rc<Windows> {
 pub(super) enum Key {
     Pod,
     Session(SessionId),
-    /// A session's program, for copies.
-    Copies(SessionId),
+    /// A session's program, or the pod, for copies.
+    Copies(Upstream),
 }
 
 /// Why an upstream cannot be used, in words.
@@ -145,7 +145,7 @@ async fn open<S: Surroundings>(surroundings: Rc<S>, flow: Flow, key: Key, on_pod
             return opening.map(|opening| opening.link).map_err(|error| why(&error));
         }
         Key::Session(session) => (boxed(surroundings.open(&flow, Upstream::Session(session))), session_windows()),
-        Key::Copies(session) => (boxed(surroundings.open_copy(&flow, Upstream::Session(session))), copy_windows()),
+        Key::Copies(upstream) => (boxed(surroundings.open_copy(&flow, upstream)), copy_windows()),
     };
     let opening = async {
         let io = upstream.await.map_err(cannot_connect)?;

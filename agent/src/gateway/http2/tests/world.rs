@@ -27,6 +27,8 @@ use crate::gateway::{
 };
 
 type Server = Rc<dyn Fn(DuplexStream)>;
+/// Goes on from what the request's headers say.
+type Filter = Box<dyn Fn(&RequestParts<'_>, Steering) -> Steered>;
 
 /// Everything around the connection.
 #[derive(Default)]
@@ -41,6 +43,8 @@ pub struct World {
     /// Lets handlers of `/held` paths go on.
     pub go: Rc<Notify>,
     pub opened: Cell<usize>,
+    /// A filter that has more to say than the request's own headers.
+    pub filter: RefCell<Option<Filter>>,
 }
 
 impl World {
@@ -192,7 +196,10 @@ impl Surroundings for World {
                 _ => {}
             }
         }
-        Steered::Decided(steering)
+        match &*self.filter.borrow() {
+            Some(filter) => filter(request, steering),
+            None => Steered::Decided(steering),
+        }
     }
 
     fn connection(&self, _: &Flow, _: &ConnectionParts<'_>) -> Connecting {
