@@ -371,7 +371,7 @@ impl Chain {
 
     fn pending(&self, link: usize, exchange: crate::Exchange, window: usize, so_far: &mut Outcome) -> Pending {
         let mut asked = Followers::new(self.ended.clone());
-        asked.list.push(Follower { link, exchange, wants: Wants::default(), failed: false });
+        asked.list.push(Follower { link, exchange, wants: Wants::default(), may_change: true, failed: false });
         Pending(Box::new(Undecided { so_far: std::mem::take(so_far), asked, window }))
     }
 
@@ -386,7 +386,9 @@ impl Chain {
         if let Some(exchange) = decision.exchange.filter(|_| !decision.wants.nothing()) {
             let ended = &self.ended;
             let followers = so_far.followers.get_or_insert_with(|| Box::new(Followers::new(ended.clone())));
-            followers.list.push(Follower { link: index, exchange, wants: decision.wants, failed: false });
+            let place = self.links.get(index);
+            let may_change = place.is_none_or(|place| place.link.may_change_bodies() || place.filter.inner.policy == Policy::Deny);
+            followers.list.push(Follower { link: index, exchange, wants: decision.wants, may_change, failed: false });
         }
         if decision.verdict == Verdict::Pass {
             return false;

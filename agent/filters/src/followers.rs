@@ -25,6 +25,8 @@ pub(crate) struct Follower {
     pub(crate) link: usize,
     pub(crate) exchange: Exchange,
     pub(crate) wants: Wants,
+    /// It could replace bytes, or end the exchange by failing.
+    pub(crate) may_change: bool,
     /// Its link failed, and has forgotten the exchange.
     pub(crate) failed: bool,
 }
@@ -38,6 +40,12 @@ impl Followers {
     #[must_use]
     pub fn window(&self, side: Side) -> Option<usize> {
         self.list.iter().filter_map(|follower| follower.wants.window(side)).max()
+    }
+
+    /// Whether anybody who looks at that body could replace bytes of it or reset the exchange: else it need not be held.
+    #[must_use]
+    pub fn may_change(&self, side: Side) -> bool {
+        self.list.iter().any(|follower| follower.may_change && follower.wants.window(side).is_some())
     }
 
     /// Whether somebody wants to see the response's head.

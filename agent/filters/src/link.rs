@@ -88,6 +88,11 @@ pub enum Side {
 
 /// A filter's work on one thread. After an `Err` the link has forgotten the exchange.
 pub(crate) trait Link {
+    /// Whether it could replace bytes of a body that it looks at, or reset its exchange. Nobody has to wait for one that cannot.
+    fn may_change_bodies(&self) -> bool {
+        true
+    }
+
     /// Makes its Wasm instance now instead of at the first request. A failure shows at that request.
     fn warm_up(&mut self);
 

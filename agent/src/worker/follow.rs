@@ -53,7 +53,8 @@ impl Follow for Following {
     }
 
     fn may_replace(&self, side: Side) -> bool {
-        self.places.iter().any(|place| !place.only_watches && place.window(side).is_some())
+        let changes = |place: &Place| !place.only_watches && place.followers.as_deref().is_some_and(|all| all.may_change(side));
+        self.places.iter().any(changes)
     }
 
     fn on_body(&mut self, side: Side, bytes: &[u8], end: bool) -> BodyDecision {

@@ -145,6 +145,10 @@ fn step(said: Said, token: u64) -> LinkStep {
 }
 
 impl Link for Instance {
+    fn may_change_bodies(&self) -> bool {
+        self.guest.hooks.changes_bodies
+    }
+
     fn warm_up(&mut self) {
         if self.live.is_none() && self.filter.isolation == Isolation::Shared {
             self.calls.start();

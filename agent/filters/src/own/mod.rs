@@ -14,7 +14,7 @@ pub(crate) use host::linker;
 pub(crate) use instance::Instance;
 pub(crate) use state::{Limiter, State};
 
-use crate::abi::export;
+use crate::abi::{export, import};
 use crate::engine::Engine;
 use crate::error::FilterError;
 use crate::filter::{Filter, Kind, Settings};
@@ -38,6 +38,8 @@ pub(crate) struct Hooks {
     pub(crate) response_body: bool,
     pub(crate) end: bool,
     pub(crate) connection: bool,
+    /// It imports what replaces bytes of a body, or resets an exchange.
+    pub(crate) changes_bodies: bool,
 }
 
 impl Guest {
@@ -52,6 +54,9 @@ impl Guest {
             response_body: has(export::ON_RESPONSE_BODY),
             end: has(export::ON_END),
             connection: has(export::ON_CONNECTION),
+            changes_bodies: compiled
+                .imports()
+                .any(|found| found.module() == crate::abi::MODULE && [import::REPLACE_BODY, import::ABORT].contains(&found.name())),
         };
         Ok(Guest { engine: engine.clone(), pre: Arc::new(pre), hooks })
     }
