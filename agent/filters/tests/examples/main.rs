@@ -12,9 +12,10 @@ mod heads;
 
 use std::collections::BTreeMap;
 use std::sync::{Mutex, OnceLock};
+use std::time::Duration;
 
 use common::{Instance, engine, example, fields, request};
-use mirrord_filters::{Edit, Engine, Filter, FilterError, Module, Verdict};
+use mirrord_filters::{Edit, Engine, Filter, FilterError, Limits, Module, Verdict};
 
 /// One for all tests; a module is compiled once.
 fn shared() -> &'static Engine {
@@ -27,8 +28,11 @@ fn module(name: &'static str) -> Module {
     MODULES.lock().unwrap().entry(name).or_insert_with(|| shared().load(name, &example(name)).unwrap()).clone()
 }
 
+/// Limits of time are the wall clock's, and this machine may be busy with other tests: what a filter says is shown here,
+/// not how fast.
 fn load(name: &'static str, config: &str) -> Result<Filter, FilterError> {
-    module(name).configure(config.as_bytes(), Default::default())
+    let limits = Limits { call: Duration::from_secs(5), configure: Duration::from_secs(20), ..Limits::default() };
+    module(name).configure(config.as_bytes(), limits)
 }
 
 fn instance(name: &'static str, config: &str) -> Instance {
