@@ -1,8 +1,8 @@
 //! The last decisions of one worker: a ring of places that are written over, one for requests that somebody picked (or whose
 //! filter failed), one for all others, so that a busy pod's traffic does not wash away what is asked about.
 //!
-//! Recording allocates nothing and costs some 1 % of a passed request's instructions in user space; the clock that it reads is
-//! the kernel's coarse one. How long the filters took is known of the requests that the stopwatch measures, and of all while
+//! Recording allocates nothing and costs some 280 instructions (callgrind), 2.5 % of a passed request's in user space, where a fifth
+//! of its time goes; the clock that it reads is the kernel's coarse one. How long the filters took is known of the requests that the stopwatch measures, and of all while
 //! somebody follows.
 
 use std::{
