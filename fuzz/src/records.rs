@@ -4,6 +4,8 @@
 pub mod body;
 #[path = "../../agent/src/records/exchanges.rs"]
 pub mod exchanges;
+#[path = "../../agent/src/records/json.rs"]
+mod json;
 #[path = "../../agent/src/records/mask.rs"]
 pub mod mask;
 #[path = "../../agent/src/records/text.rs"]
