@@ -14,7 +14,7 @@ use mirrord_filters::{Chain, FaultKind, Isolation, Limits, Outcome, Policy, Sett
 use proxy_wasm_host::{Woken, decided, filter, filter_with, lines, set};
 
 fn patient(config: &str) -> Settings {
-    let limits = Limits { faults_in_a_row: u32::MAX, ..Limits::default() };
+    let limits = Limits { faults_in_a_row: u32::MAX, memory: 4 << 20, ..Limits::default() };
     let upstreams = vec![mirrord_filters::Upstream { name: "auth".into(), address: "127.0.0.1:9".into() }];
     Settings { config: config.into(), limits, upstreams, ..Settings::default() }
 }
