@@ -35,7 +35,10 @@ use crate::{
         listening,
         names::Names,
     },
-    redirect::{Options, RedirectError, Redirector, Status, lease::Brake},
+    redirect::{
+        Options, RedirectError, Redirector, Status,
+        lease::{Brake, Pulse},
+    },
     sessions::{Session, Sessions},
     settings::Settings,
     socket,
@@ -118,9 +121,10 @@ impl App {
             _ => return Err(failure("cannot listen in the target", "see the agent's log (MIRRORD_AGENT_LOG=FILE)")),
         };
         let port = listeners.first().map_or(0, |first| first.port);
-        let brake = Brake::default();
+        let (brake, pulse) = (Brake::default(), Pulse::default());
         let options = Options {
             brake: brake.clone(),
+            pulse: pulse.clone(),
             remove_files: vec![settings.socket.clone()],
             remove_folders: settings.socket.parent().map(Path::to_owned).into_iter().collect(),
             ..Options::default()
@@ -132,6 +136,10 @@ impl App {
         };
         let workers: Result<Vec<_>, _> = (0..count).zip(listeners).zip(&counters).map(start).collect();
         let workers = workers.map_err(|error| failure(error, ""))?;
+        for worker in &workers {
+            let orders = worker.orders.downgrade();
+            pulse.watch(move |answer| drop(orders.upgrade().map(|orders| orders.send(Order::Answer(answer)))));
+        }
         tracing::info!(netns = %settings.netns.display(), workers = count, gateway_port = port, "the agent is ready");
 
         Ok(Rc::new(Self {

@@ -1,12 +1,34 @@
 //! Processes as `/proc` shows them: who belongs to a pod or a session, and how much memory they take.
 
-use std::{collections::HashSet, fs, os::unix::fs::MetadataExt, path::PathBuf};
+use std::{
+    collections::HashSet,
+    fs,
+    os::unix::fs::MetadataExt,
+    path::PathBuf,
+    sync::mpsc::{self, Sender},
+    thread::{self, JoinHandle},
+};
 
 use crate::{sys, wait::eventually};
 
 /// A process by its id. It may end at any time: then everything about it is empty.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Process(pub u32);
+
+/// A thread that stands still while this lives.
+pub struct Held {
+    let_go: Option<Sender<()>>,
+    holder: Option<JoinHandle<()>>,
+}
+
+impl Drop for Held {
+    fn drop(&mut self) {
+        self.let_go.take();
+        if let Some(holder) = self.holder.take() {
+            let _ = holder.join();
+        }
+    }
+}
 
 /// All processes that can be seen.
 pub fn all() -> Vec<Process> {
@@ -94,6 +116,22 @@ impl Process {
     pub fn stop(self) {
         self.signal(libc::SIGSTOP);
         eventually("a stopped process stands still", || self.stands_still().then_some(()));
+    }
+
+    /// Stops the thread of this name, and no other, until the value is dropped.
+    pub fn hold_thread(self, name: &str) -> Held {
+        let tasks = fs::read_dir(self.path("task")).unwrap().flatten();
+        let is_it = |task: &fs::DirEntry| fs::read_to_string(task.path().join("comm")).is_ok_and(|comm| comm.trim() == name);
+        let task = tasks.into_iter().find(is_it).unwrap_or_else(|| panic!("process {} has no thread {name}", self.0));
+        let tid = task.file_name().to_str().unwrap().parse().unwrap();
+        let ((let_go, told), (holds, is_held)) = (mpsc::channel::<()>(), mpsc::channel());
+        // Whoever holds a thread is a thread itself: when it ends, the kernel lets go.
+        let holder = thread::spawn(move || {
+            holds.send(sys::hold_thread(tid)).unwrap();
+            let _ = told.recv();
+        });
+        is_held.recv().unwrap().unwrap();
+        Held { let_go: Some(let_go), holder: Some(holder) }
     }
 
     /// Whether none of its threads can go on.

@@ -23,6 +23,23 @@ pub(crate) fn kill(pid: u32, signal: i32) -> io::Result<()> {
     checked(unsafe { libc::kill(pid as i32, signal) })
 }
 
+/// Stops one thread of another process until the calling thread ends.
+pub(crate) fn hold_thread(tid: u32) -> io::Result<()> {
+    let none = std::ptr::null_mut::<libc::c_void>();
+    // SAFETY: these requests take no pointers to memory of ours, and wait is told not to write anything.
+    unsafe {
+        for request in [libc::PTRACE_SEIZE, libc::PTRACE_INTERRUPT] {
+            if libc::ptrace(request, tid as libc::pid_t, none, none) != 0 {
+                return Err(io::Error::last_os_error());
+            }
+        }
+        if libc::waitpid(tid as libc::pid_t, std::ptr::null_mut(), libc::__WALL) < 0 {
+            return Err(io::Error::last_os_error());
+        }
+    }
+    Ok(())
+}
+
 /// Locks an open file against other processes and other openings of it; waits until it is free.
 pub(crate) fn flock(file: &File, operation: i32) -> io::Result<()> {
     // SAFETY: the descriptor is open for the whole call.

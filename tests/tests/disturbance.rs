@@ -12,7 +12,7 @@ use std::{
 
 use mirrord_tests::{
     Client, Exec, Others, Pod, Probe, Program, Session, eventually,
-    http::{get, read_head},
+    http::{Pieces, get, read_head},
     http2,
     load::Failure,
     pod::{WEB, WEB_H2},
@@ -174,10 +174,17 @@ fn long_connections_of_http2_are_not_disturbed_either() {
     pod.assert_pristine();
 }
 
+/// How long after the agent's death the pod may not be reached.
+const BACK: Duration = Duration::from_millis(50);
+
 #[test]
 fn a_killed_agent_breaks_only_what_was_on_it_and_the_pod_is_back_within_50_ms() {
+    // The median of five: this machine may be busy with other things at times. It is known as soon as three are in time.
     let mut times = Vec::new();
-    for round in 0..3 {
+    for round in 0..5 {
+        if times.iter().filter(|time| **time <= BACK).count() == 3 {
+            break;
+        }
         let pod = Pod::alone();
         let mut veteran = pod.connect(WEB);
         assert_eq!(veteran.get("/veteran", &[]).who(), "pod");
@@ -208,8 +215,7 @@ fn a_killed_agent_breaks_only_what_was_on_it_and_the_pod_is_back_within_50_ms() 
         times.push(recovered);
     }
     times.sort();
-    // The median of three: this machine may be busy with other things once.
-    assert!(times[1] <= Duration::from_millis(50), "the pod was back only after {times:?}");
+    assert!(times[2] <= BACK, "the pod was back only after {times:?}");
 }
 
 #[test]
@@ -273,5 +279,6 @@ fn from_port(pod: &Pod, port: u16) -> Result<String, String> {
     let from = SocketAddr::new(pod.client_v4.into(), port);
     let stream = pod.clients.run(|| connect_from(from, pod.address(WEB), Duration::from_secs(3))).map_err(|error| error.to_string())?;
     let mut client = Client::over(stream).map_err(|error| error.to_string())?;
-    Ok(client.get("/", &[]).who())
+    let answer = client.try_send(&get("/", &[]), Pieces::Whole).and_then(|()| client.try_response());
+    answer.map(|answer| answer.who()).map_err(|error| error.to_string())
 }

@@ -13,7 +13,8 @@ use mirrord_tests::{
     Exec, Others, Pod, Probe, Program, eventually,
     http::{Pieces, get, read_head},
     pod::{WEB, WEB_H2},
-    probe::recovery,
+    probe::{recovery, story},
+    processes::Process,
     session::ME,
     state,
     wait::PATIENCE,
@@ -134,28 +135,76 @@ fn http2_connections_that_never_end_are_told_to_go_elsewhere() {
     pod.assert_pristine();
 }
 
+/// How long the agent is out of order.
+const OUT_OF_ORDER: Duration = Duration::from_secs(5);
+
 #[test]
 fn an_agent_that_stands_still_loses_new_connections_to_the_pod_and_gets_them_back() {
+    is_out_of_order("stopped", |agent| {
+        agent.stop();
+        let began = Instant::now();
+        (began, move |pod: &Pod| {
+            thread::sleep(OUT_OF_ORDER);
+            assert_eq!(pod.get("/").with(ME).send().who(), "pod");
+            agent.signal(libc::SIGCONT);
+        })
+    });
+}
+
+#[test]
+fn an_agent_with_a_worker_that_is_stuck_loses_new_connections_to_the_pod_and_gets_them_back() {
+    is_out_of_order("a worker held", |agent| {
+        let held = agent.hold_thread("worker-0");
+        let began = Instant::now();
+        (began, move |pod: &Pod| {
+            thread::sleep(OUT_OF_ORDER);
+            (0..8).for_each(|_| assert_eq!(pod.get("/").with(ME).send().who(), "pod"));
+            drop(held);
+        })
+    });
+}
+
+#[test]
+fn an_agent_that_is_starved_loses_new_connections_to_the_pod_and_gets_them_back() {
+    is_out_of_order("starved", |agent| {
+        agent.stop();
+        let began = Instant::now();
+        (began, move |pod: &Pod| {
+            // A moment in each second, as with a quota that others have used up.
+            while began.elapsed() < OUT_OF_ORDER {
+                thread::sleep(Duration::from_millis(970));
+                agent.signal(libc::SIGCONT);
+                thread::sleep(Duration::from_millis(30));
+                agent.stop();
+            }
+            assert_eq!(pod.get("/").with(ME).send().who(), "pod");
+            agent.signal(libc::SIGCONT);
+        })
+    });
+}
+
+/// `begin` puts the agent out of order, and says when and how it comes back.
+fn is_out_of_order<E: FnOnce(&Pod)>(what: &str, begin: impl FnOnce(Process) -> (Instant, E)) {
     let pod = Pod::alone();
     assert!(state::has_recent(&pod.inside), "this kernel has no xt_recent, on which the lease of the rules stands");
     let session = Exec::steal_mine(&pod).run(&Program::c("one", &[WEB]));
-    let mut kept = pod.connect(WEB);
-    assert_eq!(kept.get("/kept", &[ME]).who(), "program one");
+    // Some on each worker.
+    let mut kept: Vec<_> = (0..16).map(|_| pod.connect(WEB)).collect();
+    kept.iter_mut().for_each(|client| assert_eq!(client.get("/kept", &[ME]).who(), "program one"));
     let probe = Probe::start(&pod);
-    let agent = pod.agent();
-    agent.stop();
-    let stopped = Instant::now();
-    eventually("five seconds are over", || (stopped.elapsed() > Duration::from_secs(5)).then_some(()));
-    assert_eq!(pod.get("/").with(ME).send().who(), "pod");
-    agent.signal(libc::SIGCONT);
+    let (began, end) = begin(pod.agent());
+    end(&pod);
     let back = Instant::now();
     eventually("my requests are stolen again", || (pod.get("/").with(ME).send().who() == "program one").then_some(()));
-    println!("stolen again {:?} after SIGCONT", back.elapsed());
-    assert_eq!(kept.get("/kept", &[ME]).who(), "program one", "what was on the agent goes on");
-    assert_eq!(kept.get("/kept", &[]).who(), "pod");
-    let recovered = recovery(&probe.stop(), stopped).expect("new connections reach the pod");
-    println!("agent stopped: new connections served after {recovered:?}");
-    assert!(recovered <= Duration::from_millis(1200), "the pod was back only after {recovered:?}");
+    println!("{what}: stolen again {:?} after it", back.elapsed());
+    for client in &mut kept {
+        assert_eq!(client.get("/kept", &[ME]).who(), "program one", "what was on the agent goes on");
+        assert_eq!(client.get("/kept", &[]).who(), "pod");
+    }
+    let attempts = probe.stop();
+    let recovered = recovery(&attempts, began).expect("new connections reach the pod");
+    println!("{what}: new connections served after {recovered:?}");
+    assert!(recovered <= Duration::from_millis(1200), "{what}: the pod was back only after {recovered:?}:\n{}", story(&attempts, began));
     session.end();
     drop(kept);
     pod.assert_pristine();

@@ -25,7 +25,7 @@ use crate::{
     socket::PodConnector,
 };
 use iptables::Variant;
-use lease::Brake;
+use lease::{Brake, Pulse};
 use plan::{ClientAddress, MARK};
 use state::State;
 use std::{collections::BTreeSet, ffi::OsString, io, path::PathBuf, sync::mpsc, thread::JoinHandle};
@@ -72,6 +72,8 @@ pub struct Options {
     pub variant: Option<Variant>,
     /// Lets go of new connections while it is pulled.
     pub brake: Brake,
+    /// Asked before the lease is renewed.
+    pub pulse: Pulse,
     /// Whether the pod shall see its clients' own addresses. Falls back to its own where that cannot be had.
     pub client_address: ClientAddress,
 }
@@ -85,6 +87,7 @@ impl Default for Options {
             remove_folders: Vec::new(),
             variant: None,
             brake: Brake::default(),
+            pulse: Pulse::default(),
             client_address: ClientAddress::Kept,
         }
     }

@@ -183,7 +183,7 @@ impl State {
             return self.iptables.update(&self.plan);
         }
         if self.lease.is_none() {
-            self.lease = Some(Lease::start(&self.ns, self.lists.clone(), self.options.brake.clone())?);
+            self.lease = Some(Lease::start(&self.ns, self.lists.clone(), self.options.brake.clone(), self.options.pulse.clone())?);
         }
         Ok(())
     }

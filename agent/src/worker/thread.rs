@@ -58,6 +58,8 @@ pub enum Order {
     Explain(Query, oneshot::Sender<Vec<Kept>>),
     /// Decisions are to be told as they are made; `true`: only those about requests that somebody picked.
     Follow(mpsc::Sender<News>, bool),
+    /// Answered as soon as the worker gets to it: so that it is seen whether it does.
+    Answer(std::sync::mpsc::Sender<()>),
     /// A session has ended.
     RemoveSession(SessionId),
     /// Who subscribes which port, in order; answered once it holds for every request that comes after.
@@ -165,6 +167,9 @@ async fn obey(worker: Rc<Worker>, mut inbox: mpsc::UnboundedReceiver<Order>) {
             Order::SwapChain(id, filters, done) => {
                 worker.swap_chain(id, filters);
                 let _ = done.send(());
+            }
+            Order::Answer(answer) => {
+                let _ = answer.send(());
             }
             Order::Part => worker.parting().begin(),
             Order::Quit => return,
