@@ -4,8 +4,8 @@
 //! agent ── stdin: what to undo (one line of JSON), at the end "clean" ──► guard
 //! agent ◄── stdout: "armed" ── guard, which then holds no descriptor of the agent's but these (and the lock)
 //! ```
-//! If the pipe closes, or the process ends, without "clean", everything listed is undone. All of it is worked out
-//! beforehand, so that nothing needs to be looked up when it counts.
+//! If the pipe closes, or the process ends, or the thread that has started the guard, without "clean", everything listed is
+//! undone. All of it is worked out beforehand, so that nothing needs to be looked up when it counts.
 
 use crate::redirect::transparent;
 use serde::{Deserialize, Serialize};
@@ -19,6 +19,7 @@ use std::{
     },
     path::{Path, PathBuf},
     process::{Child, ChildStdin, Command, ExitCode, Stdio},
+    sync::atomic::{AtomicBool, Ordering::Relaxed},
     time::Duration,
 };
 use tokio::io::{Interest, unix::AsyncFd};
@@ -163,10 +164,12 @@ fn watch() -> io::Result<()> {
     unsafe { libc::dup2(null.as_raw_fd(), 1) };
 
     let mut word = String::new();
-    wait_readable(&[0, agent.as_raw_fd()])?;
-    // The agent may have said "clean" and ended in one go. Its end closes the pipe, so this read cannot hang; only if the
-    // agent is alive and sends half a word, which it never does.
-    orders.read_line(&mut word)?;
+    wait_readable(&[0, agent.as_raw_fd()], None)?;
+    // The agent may have said "clean" and ended in one go. If its threads are dying one by one, the pipe may still be open.
+    if wait_readable(&[0], Some(Duration::ZERO))? {
+        // Cannot hang, unless the agent is alive and sends half a word, which it never does.
+        orders.read_line(&mut word)?;
+    }
     if word.trim_end() != CLEAN {
         undo.carry_out();
     }
@@ -249,9 +252,12 @@ fn detach() {
         libc::prctl(libc::PR_SET_NAME, c"mirrord-guard".as_ptr());
         // It sleeps until the moment in which every millisecond counts, also on a busy machine. Where that may not be had, no harm.
         libc::setpriority(libc::PRIO_PROCESS, 0, -20);
+        // A process that is killed is dead when its last thread is, and its listeners are closed some time before that: its
+        // control thread's end is the first sign. The handler has nothing to do, what waits is interrupted.
+        libc::signal(DYING, woken as extern "C" fn(libc::c_int) as libc::sighandler_t);
+        libc::prctl(libc::PR_SET_PDEATHSIG, DYING);
         libc::close_range(3, u32::MAX, 0);
-        for signal in [libc::SIGHUP, libc::SIGINT, libc::SIGQUIT, libc::SIGTERM, libc::SIGPIPE, libc::SIGUSR1, libc::SIGUSR2, libc::SIGALRM]
-        {
+        for signal in [libc::SIGHUP, libc::SIGINT, libc::SIGQUIT, libc::SIGTERM, libc::SIGPIPE, libc::SIGUSR1, libc::SIGALRM] {
             libc::signal(signal, libc::SIG_IGN);
         }
     }
@@ -267,13 +273,25 @@ fn pidfd(pid: u32) -> io::Result<OwnedFd> {
     }
 }
 
-/// Blocks until one of the descriptors can be read or was closed at the other end.
-fn wait_readable(fds: &[i32]) -> io::Result<()> {
+/// Sent by the kernel when the thread of the agent's that has started the guard ends.
+const DYING: libc::c_int = libc::SIGUSR2;
+static IS_DYING: AtomicBool = AtomicBool::new(false);
+
+extern "C" fn woken(_: libc::c_int) {
+    IS_DYING.store(true, Relaxed);
+}
+
+/// Waits until one of the descriptors can be read or was closed at the other end, the time is over, or the agent is dying.
+/// Whether it is one of the descriptors.
+fn wait_readable(fds: &[i32], limit: Option<Duration>) -> io::Result<bool> {
     let mut polled: Vec<_> = fds.iter().map(|&fd| libc::pollfd { fd, events: libc::POLLIN, revents: 0 }).collect();
+    let limit = limit.map_or(-1, |limit| limit.as_millis() as libc::c_int);
     loop {
         // SAFETY: the pointer and the count describe `polled`, which lives across the call.
-        if unsafe { libc::poll(polled.as_mut_ptr(), polled.len() as libc::nfds_t, -1) } >= 0 {
-            return Ok(());
+        match unsafe { libc::poll(polled.as_mut_ptr(), polled.len() as libc::nfds_t, limit) } {
+            0.. => return Ok(polled.iter().any(|one| one.revents != 0)),
+            _ if limit != 0 && IS_DYING.load(Relaxed) => return Ok(false),
+            _ => {}
         }
         let error = io::Error::last_os_error();
         if error.kind() != io::ErrorKind::Interrupted {

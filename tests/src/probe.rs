@@ -1,4 +1,4 @@
-//! One client that connects anew, again and again, and knows to the millisecond when the pod could not be reached.
+//! Clients that connect anew, again and again, and together know to some milliseconds when the pod could not be reached.
 
 use std::{
     io::{self, BufReader, Write},
@@ -20,6 +20,8 @@ use crate::{
 
 /// Below those that the clients' kernel gives out.
 const PORTS: std::ops::Range<u16> = 1024..10_000;
+/// While one waits for an answer that does not come, the others go on.
+const CLIENTS: u16 = 6;
 
 /// One attempt.
 #[derive(Clone, Debug)]
@@ -32,47 +34,53 @@ pub struct Attempt {
     pub result: Result<String, String>,
 }
 
-/// The running client.
+/// The running clients.
 pub struct Probe {
     over: Arc<AtomicBool>,
-    thread: Option<JoinHandle<Vec<Attempt>>>,
+    threads: Vec<JoinHandle<Vec<Attempt>>>,
 }
 
 impl Probe {
     /// Starts connecting to the pod's web server.
     pub fn start(pod: &Pod) -> Self {
         let over = Arc::new(AtomicBool::new(false));
-        let (ends, address) = (Arc::clone(&over), pod.address(WEB));
-        let client = pod.client_of(address);
-        let thread = pod.clients.spawn(move || {
-            let mut attempts = Vec::new();
-            // A port of its own for each, which no other client gets: the kernel may remember for ten seconds where a connection
-            // that was broken had been redirected to.
-            for port in PORTS.cycle() {
-                if ends.load(Ordering::Relaxed) {
-                    break;
+        let address = pod.address(WEB);
+        let own = pod.client_of(address);
+        let client = |number: u16| {
+            let ends = Arc::clone(&over);
+            pod.clients.spawn(move || {
+                let mut attempts = Vec::new();
+                // A port of its own for each, which no other client gets: the kernel may remember for ten seconds where a
+                // connection that was broken had been redirected to.
+                for port in PORTS.skip(number.into()).step_by(CLIENTS.into()).cycle() {
+                    if ends.load(Ordering::Relaxed) {
+                        break;
+                    }
+                    let began = Instant::now();
+                    let result = attempt(SocketAddr::new(own, port), address);
+                    attempts.push(Attempt { began, ended: Instant::now(), result });
+                    thread::sleep(Duration::from_millis(CLIENTS.into()));
                 }
-                let began = Instant::now();
-                let result = attempt(SocketAddr::new(client, port), address);
-                attempts.push(Attempt { began, ended: Instant::now(), result });
-                thread::sleep(Duration::from_millis(1));
-            }
-            attempts
-        });
-        Self { over, thread: Some(thread) }
+                attempts
+            })
+        };
+        let threads = (0..CLIENTS).map(client).collect();
+        Self { over, threads }
     }
 
-    /// Ends it; gives all attempts.
+    /// Ends it; gives all attempts, in the order in which they began.
     pub fn stop(mut self) -> Vec<Attempt> {
         self.over.store(true, Ordering::Relaxed);
-        self.thread.take().unwrap().join().unwrap()
+        let mut attempts: Vec<_> = self.threads.drain(..).flat_map(|thread| thread.join().unwrap()).collect();
+        attempts.sort_by_key(|attempt| attempt.began);
+        attempts
     }
 }
 
 impl Drop for Probe {
     fn drop(&mut self) {
         self.over.store(true, Ordering::Relaxed);
-        if let Some(thread) = self.thread.take() {
+        for thread in self.threads.drain(..) {
             let _ = thread.join();
         }
     }
@@ -97,9 +105,9 @@ pub fn connect_from(from: SocketAddr, to: SocketAddr, limit: Duration) -> io::Re
 }
 
 /// How long after `moment` the pod was served again for good: the end of the first good attempt behind which none that began
-/// later failed. `None` if that never came.
+/// later failed. Whoever came before `moment` may have met what it is about. `None` if that never came.
 pub fn recovery(attempts: &[Attempt], moment: Instant) -> Option<Duration> {
-    let later: Vec<_> = attempts.iter().filter(|attempt| attempt.ended > moment).collect();
+    let later: Vec<_> = attempts.iter().filter(|attempt| attempt.began > moment).collect();
     let after_failures = later.iter().rposition(|attempt| attempt.result.as_deref() != Ok("pod")).map_or(0, |index| index + 1);
     later.get(after_failures).map(|attempt| attempt.ended - moment)
 }

@@ -49,9 +49,11 @@ pub fn tree(root: Process) -> Vec<Process> {
 }
 
 impl Process {
-    /// Not ended, and not a zombie either.
+    /// Not ended, and not a zombie either: one whose threads have all ended.
     pub fn is_alive(self) -> bool {
-        self.stat().is_some_and(|(state, _)| state != "Z" && state != "X")
+        let threads = fs::read_dir(self.path("task")).into_iter().flatten().flatten();
+        let mut stats = threads.filter_map(|thread| fs::read_to_string(thread.path().join("stat")).ok());
+        stats.any(|stat| stat.rsplit_once(") ").is_some_and(|(_, rest)| !rest.starts_with(['Z', 'X'])))
     }
 
     /// The arguments, the program first.
