@@ -104,12 +104,15 @@ pub fn connect_from(from: SocketAddr, to: SocketAddr, limit: Duration) -> io::Re
     Ok(socket.into())
 }
 
-/// How long after `moment` the pod was served again for good: the end of the first good attempt behind which none that began
-/// later failed. Whoever came before `moment` may have met what it is about. `None` if that never came.
+/// How long after `moment` the last connection began that was not served; zero if all were. By when it began: how long it then took
+/// is this machine's affair. Whoever came before `moment` may have met what it is about. `None`: nobody was served after that.
 pub fn recovery(attempts: &[Attempt], moment: Instant) -> Option<Duration> {
     let later: Vec<_> = attempts.iter().filter(|attempt| attempt.began > moment).collect();
-    let after_failures = later.iter().rposition(|attempt| attempt.result.as_deref() != Ok("pod")).map_or(0, |index| index + 1);
-    later.get(after_failures).map(|attempt| attempt.ended - moment)
+    let last = later.iter().rposition(|attempt| attempt.result.as_deref() != Ok("pod"));
+    match last {
+        None => (!later.is_empty()).then_some(Duration::ZERO),
+        Some(index) => (index + 1 < later.len()).then(|| later[index].began - moment),
+    }
 }
 
 /// What happened from `moment` on, like attempts together, for a person to read.
