@@ -1,4 +1,4 @@
-"""gRPC client on grpcio for grpc_server.py. Arguments: ADDRESS SCENARIO [USER]; prints a line for each thing that it saw."""
+"""gRPC client on grpcio for grpc_server.py. Arguments: ADDRESS SCENARIO [USER | NAME=VALUE]; prints a line for each thing that it saw."""
 import asyncio
 import os
 import sys
@@ -8,7 +8,7 @@ import grpc
 
 address, scenario = sys.argv[1:3]
 ME = (("x-user", "me"),)
-metadata = (("x-user", sys.argv[3]),) if len(sys.argv) > 3 else ()
+metadata = tuple(tuple(word.split("=", 1)) if "=" in word else ("x-user", word) for word in sys.argv[3:])
 
 
 def call(channel, kind, method, *arguments, **options):
@@ -62,6 +62,28 @@ async def every_kind(channel):
     # Long enough to be with the server, which says nothing before its answer.
     await asyncio.sleep(0.5)
     print(cancelled.cancel(), (await cancelled.code()).name)
+
+
+async def few(channel):
+    # Small messages of each kind, also such that are only sent once the one before was answered.
+    unary = call(channel, "unary_unary", "Unary", b"hello")
+    print(await unary, pairs(await unary.initial_metadata()), await status(unary))
+    counted = call(channel, "unary_stream", "Count", b"100")
+    got = [message async for message in counted]
+    print(len(got), got[-1], await status(counted))
+    added = call(channel, "stream_unary", "Sum", lines(b"%d" % number for number in range(100)))
+    print(await added, await status(added))
+    chat = call(channel, "stream_stream", "Chat")
+    for number in range(50):
+        await chat.write(b"%d" % number)
+        answer = await chat.read()
+    await chat.done_writing()
+    print(answer, await chat.read() == grpc.aio.EOF, await status(chat))
+    failed = call(channel, "unary_unary", "Missing", b"")
+    try:
+        await failed
+    except grpc.aio.AioRpcError:
+        print(await status(failed), pairs(await failed.initial_metadata()))
 
 
 async def thousand(channel):
@@ -127,7 +149,7 @@ async def stop(channel):
 async def main():
     options = [("grpc.max_receive_message_length", -1), ("grpc.max_send_message_length", -1), ("grpc.enable_http_proxy", 0)]
     async with grpc.aio.insecure_channel(address, options=options) as channel:
-        scenarios = {"every-kind": every_kind, "thousand": thousand, "stalled": stalled, "stop": stop}
+        scenarios = {"every-kind": every_kind, "few": few, "thousand": thousand, "stalled": stalled, "stop": stop}
         await asyncio.wait_for(scenarios[scenario](channel), 40)
 
 
