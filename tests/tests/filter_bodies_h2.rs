@@ -121,8 +121,7 @@ fn an_undecided_or_delayed_request_holds_no_other_and_not_for_ever() {
     let mut pod = Pod::new();
     echoing(&mut pod);
     let _session = steal(&pod, &Program::node_http2("one", &[PORT]));
-    // Half a body, and then nothing: on the connection on which others go on. Python's h2 is not here; curl's multiplexing is not
-    // told what to hold back, so the slow one is a body from a pipe.
+    // Half a body, and then nothing for a while.
     thread::scope(|scope| {
         let slow = scope.spawn(|| {
             let began = Instant::now();

@@ -1,4 +1,4 @@
-//! HTTP/2 beyond gRPC: what floods leave behind, windows that stay shut, resets and GOAWAY, a thousand streams at once.
+//! HTTP/2 beyond gRPC: what a flood of streams leaves behind.
 
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "test code")]
 
