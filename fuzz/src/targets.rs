@@ -13,6 +13,7 @@ pub type Target = fn(&[u8]);
 
 pub const ALL: &[(&str, Target)] = &[
     ("body", http1::body),
+    ("client_hello", wire::client_hello),
     ("config", user::config),
     ("control", control::json),
     ("detect", http1::detect),

@@ -48,3 +48,21 @@ pub fn greeting(data: &[u8]) {
         assert!(data.len() >= 9 && data[3] == 4 && data[4] & 1 == 0);
     }
 }
+
+/// A TLS client's first message: where it ends does not depend on what has come of what follows, and nothing is told before.
+pub fn client_hello(data: &[u8]) {
+    use gateway::hello::{Start, read, start};
+    let whole = (0..=data.len()).map(|end| start(&data[..end])).collect::<Vec<_>>();
+    let first = whole.iter().position(|answer| *answer != Start::Partial).unwrap_or(whole.len());
+    for (end, answer) in whole.iter().enumerate() {
+        let expected = whole.get(first).filter(|_| end >= first).copied().unwrap_or(Start::Partial);
+        assert_eq!(*answer, expected, "after {end} bytes");
+    }
+    let mut joined = Vec::new();
+    let hello = read(data, &mut joined);
+    if let Some(hello) = hello {
+        assert_eq!(whole.last(), Some(&Start::Complete));
+        assert!(hello.sni.is_none_or(|name| name.len() <= 255 && name.iter().all(u8::is_ascii_graphic)));
+        assert!(hello.alpn.len() <= 16 && hello.alpn.iter().all(|name| !name.is_empty()));
+    }
+}
