@@ -6,6 +6,8 @@ use std::sync::Arc;
 use sha2::{Digest, Sha256};
 
 use crate::cache::Cache;
+use crate::declared::Condition;
+use crate::filter::{Filter, Kind, Settings};
 use crate::log::{LogSink, to_tracing};
 use crate::ticker::Ticker;
 use crate::{FilterError, Module, abi, module, own, proxy_wasm};
@@ -66,7 +68,7 @@ impl Engine {
             return Err(FilterError::TooLarge { name: name.into(), size: wasm.len(), limit: abi::limit::MODULE });
         }
         module::check_magic(name, wasm)?;
-        let sha256: String = Sha256::digest(wasm).iter().map(|byte| format!("{byte:02x}")).collect();
+        let sha256 = sha256(wasm);
         let compiled = match self.inner.cache.as_ref().and_then(|cache| cache.get(&self.inner.wasmtime, &sha256)) {
             Some(compiled) => compiled,
             None => {
@@ -82,6 +84,26 @@ impl Engine {
         };
         Module::new(self.clone(), name, sha256, &compiled)
     }
+
+    /// Makes a filter without Wasm, whose config is its condition (see [`crate::declared`]). It is called what its condition is: `all_of`.
+    ///
+    /// # Errors
+    /// What is wrong with the condition, and where.
+    pub fn declare(&self, settings: Settings) -> Result<Filter, FilterError> {
+        let size = settings.config.len();
+        if size > abi::limit::CONFIG {
+            return Err(FilterError::ConfigTooLarge { name: "http_filter".into(), size, limit: abi::limit::CONFIG });
+        }
+        let text = String::from_utf8_lossy(&settings.config);
+        let condition = Condition::parse(&text).map_err(FilterError::Declared)?;
+        let sha256 = sha256(&settings.config);
+        let log = settings.log.clone().unwrap_or_else(|| self.inner.log.clone());
+        Ok(Filter::new(condition.kind(), &sha256, settings.checked(), log, Kind::Declared(Arc::new(condition))))
+    }
+}
+
+fn sha256(bytes: &[u8]) -> String {
+    Sha256::digest(bytes).iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
 fn config() -> wasmtime::Config {

@@ -6,6 +6,7 @@ use std::fmt;
 use wasmtime::{Trap, WasmBacktrace};
 
 use crate::Policy;
+use crate::declared::DeclaredError;
 
 /// Why a filter cannot be used. Each message ends with the next step.
 #[derive(Debug, thiserror::Error)]
@@ -41,6 +42,8 @@ pub enum FilterError {
     ConfigRefused { name: String, words: String },
     #[error("{name} does not start ({kind}): {message}; this is a bug of the filter, or its config asks too much", name = .0.filter, kind = .0.kind, message = .0.message)]
     Start(Fault),
+    #[error("http_filter: {0}")]
+    Declared(#[from] DeclaredError),
 }
 
 /// One failure of a filter during a call.

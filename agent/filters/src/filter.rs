@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
+use crate::declared::{self, Condition};
 use crate::health::Health;
 use crate::link::Link;
 use crate::log::{FilterLog, LogSink};
@@ -119,6 +120,8 @@ pub(crate) enum Kind {
     Own(own::Guest),
     /// A module of proxy-wasm 0.2.1.
     ProxyWasm(Arc<Plugin>),
+    /// No module: a condition of the config file.
+    Declared(Arc<Condition>),
 }
 
 impl Filter {
@@ -165,6 +168,7 @@ impl Filter {
     pub fn metrics(&self) -> Vec<Metric> {
         match &self.inner.kind {
             Kind::ProxyWasm(plugin) => plugin.metrics(),
+            Kind::Declared(_) => Vec::new(),
             Kind::Own(_) => self.inner.shared.metrics.all(),
         }
     }
@@ -181,6 +185,7 @@ impl Filter {
         match &self.inner.kind {
             Kind::Own(guest) => guest.hooks.connection,
             Kind::ProxyWasm(_) => false,
+            Kind::Declared(_) => false,
         }
     }
 
@@ -195,6 +200,7 @@ impl Filter {
         match &self.inner.kind {
             Kind::Own(guest) => Box::new(own::Instance::new(self.inner.clone(), guest.clone())),
             Kind::ProxyWasm(plugin) => Box::new(proxy_wasm::Instance::new(self.inner.clone(), plugin.clone())),
+            Kind::Declared(condition) => Box::new(declared::Instance::new(self.inner.clone(), condition.clone())),
         }
     }
 }

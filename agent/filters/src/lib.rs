@@ -15,6 +15,7 @@
 mod cache;
 mod chain;
 mod deadline;
+pub mod declared;
 mod engine;
 mod error;
 mod filter;

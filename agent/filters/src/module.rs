@@ -19,6 +19,9 @@ struct Inner {
     engine: Engine,
     name: String,
     sha256: String,
+    /// `MODULE.NAME` of each import, and the exports that are hooks.
+    imports: Vec<String>,
+    hooks: Vec<String>,
     guest: Guest,
 }
 
@@ -33,7 +36,10 @@ impl Module {
             Speaks::Own => Guest::Own(own::Guest::new(&engine, name, compiled)?),
             Speaks::ProxyWasm => Guest::ProxyWasm(proxy_wasm::Guest::new(&engine, name, compiled)?),
         };
-        Ok(Module { inner: Arc::new(Inner { engine, name: name.into(), sha256, guest }) })
+        let imports = compiled.imports().map(|import| format!("{}.{}", import.module(), import.name())).collect();
+        let is_hook = |name: &&str| name.starts_with("mirrord_") || name.starts_with("proxy_");
+        let hooks = compiled.exports().map(|export| export.name()).filter(is_hook).map(str::to_owned).collect();
+        Ok(Module { inner: Arc::new(Inner { engine, name: name.into(), sha256, imports, hooks, guest }) })
     }
 
     /// What it was called when loaded.
@@ -46,6 +52,27 @@ impl Module {
     #[must_use]
     pub fn sha256(&self) -> &str {
         &self.inner.sha256
+    }
+
+    /// `MODULE.NAME` of each import.
+    #[must_use]
+    pub fn imports(&self) -> &[String] {
+        &self.inner.imports
+    }
+
+    /// The exports that its ABI names.
+    #[must_use]
+    pub fn hooks(&self) -> &[String] {
+        &self.inner.hooks
+    }
+
+    /// The ABI that it speaks, in words.
+    #[must_use]
+    pub fn abi(&self) -> &'static str {
+        match self.inner.guest {
+            Guest::Own(_) => "mirrord, version 1",
+            Guest::ProxyWasm(..) => "proxy-wasm 0.2.1",
+        }
     }
 
     /// Gives it a config and limits, and the other settings as they are by default.
@@ -70,7 +97,7 @@ impl Module {
     /// # Errors
     /// [`FilterError::ConfigRefused`] in the filter's own words, [`FilterError::Start`] if it fails.
     pub fn configure_with(&self, settings: Settings) -> Result<Filter, FilterError> {
-        let Inner { engine, name, sha256, guest } = &*self.inner;
+        let Inner { engine, name, sha256, guest, .. } = &*self.inner;
         let size = settings.config.len();
         if size > abi::limit::CONFIG {
             return Err(FilterError::ConfigTooLarge { name: name.clone(), size, limit: abi::limit::CONFIG });
