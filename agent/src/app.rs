@@ -11,7 +11,7 @@ use std::{
     time::Duration,
 };
 
-use mirrord_filters::{Engine, EngineSettings};
+use mirrord_filters::{Engine, EngineSettings, Filter};
 use mirrord_protocol::{
     control::{ErrorReply, Event, Level},
     deliver::Kind,
@@ -347,6 +347,22 @@ impl App {
         tracing::info!(session = session.spec.id, owner = %session.owner, mode = ?session.spec.mode, "a session begins");
         self.sessions.borrow_mut().insert(session);
         self.changed.notify_one();
+    }
+
+    /// Gives a session other filters, and resolves once every request that comes meets them. What is under way ends with the old ones.
+    pub async fn swap_filters(&self, id: SessionId, filters: Vec<Filter>) {
+        let mut acknowledged = Vec::new();
+        for worker in &self.workers {
+            let (done, is_done) = oneshot::channel();
+            let _ = worker.orders.send(Order::SwapChain(id, filters.clone(), done));
+            acknowledged.push(is_done);
+        }
+        self.names.borrow_mut().rename(id, &filters);
+        self.sessions.borrow_mut().set_filters(id, filters);
+        for is_done in acknowledged {
+            let _ = is_done.await;
+        }
+        tracing::info!(session = id, "a session's filters were replaced");
     }
 
     /// A session's machine stands still, or answers again: meanwhile the pod gets what would be the session's.

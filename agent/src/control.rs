@@ -5,6 +5,7 @@ mod events;
 mod explain;
 mod heartbeat;
 mod inspect;
+mod links;
 mod service;
 pub mod socket;
 

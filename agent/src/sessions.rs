@@ -91,6 +91,13 @@ impl Sessions {
         self.by_id.get(&id)
     }
 
+    /// What `/state` tells of a session's chain from now on.
+    pub fn set_filters(&mut self, id: SessionId, filters: Vec<Filter>) {
+        if let Some(session) = self.by_id.get_mut(&id) {
+            session.spec.filters = filters;
+        }
+    }
+
     pub fn by_token(&self, token: &[u8; 16]) -> Option<&Session> {
         self.by_id.values().find(|session| session.token == *token)
     }

@@ -3,10 +3,15 @@
 
 use std::{ffi::OsString, path::PathBuf};
 
-use clap::{ArgAction, ArgMatches, Args, CommandFactory, FromArgMatches, Parser, Subcommand, ValueEnum};
+use clap::{ArgAction, Args, CommandFactory, FromArgMatches, Parser, Subcommand, ValueEnum};
 use mirrord_config::{Ambiguous, FilterFlag, Flags, Mode};
 
-use crate::{explain, inspect};
+use crate::{
+    chain::{self, ChainFlags},
+    explain,
+    filter::{self, args::FilterCommand},
+    inspect,
+};
 
 const EXAMPLES: &str = "\
 Examples:
@@ -38,6 +43,9 @@ enum Subcommands {
     /// Show each request and response of the target as it passes; nothing runs here and nothing changes there
     #[command(override_usage = "mirrord inspect -t TARGET [OPTIONS]")]
     Inspect(Box<inspect::Line>),
+    /// Make, build, check, test, measure and replace traffic filters
+    #[command(subcommand, after_help = filter::args::EXAMPLES, override_usage = "mirrord filter COMMAND")]
+    Filter(FilterCommand),
     /// The local proxy of one session; `exec` starts it
     #[command(hide = true)]
     Intproxy,
@@ -57,17 +65,16 @@ struct Exec {
     #[arg(long, action = ArgAction::SetTrue)]
     mirror: bool,
 
-    /// A WebAssembly filter that picks the requests; several are asked in order
-    #[arg(long, value_name = "FILE")]
-    filter: Vec<PathBuf>,
+    #[command(flatten)]
+    chain: ChainFlags,
 
-    /// What configures the --filter before it: the text itself, or @FILE
-    #[arg(long, value_name = "JSON|@FILE", allow_hyphen_values = true)]
-    filter_config: Vec<String>,
+    /// Build the filters' projects and give the session each new version whenever a source is saved
+    #[arg(long)]
+    filter_watch: bool,
 
-    /// A host that the HTTP calls of the --filter before it may reach, under the name that it calls it (proxy-wasm filters)
-    #[arg(long, value_name = "NAME=HOST:PORT")]
-    filter_upstream: Vec<String>,
+    /// A config file: JSON, TOML or YAML [env: MIRRORD_CONFIG_FILE]
+    #[arg(short = 'f', long, value_name = "FILE", num_args = 0..=1, default_missing_value = "./.mirrord/mirrord.json")]
+    config_file: Option<PathBuf>,
 
     /// Only this port of the pod, which comes to the program's port LOCAL; without -p: each port that the program listens on
     #[arg(short, long, value_name = "PORT[:LOCAL]", allow_negative_numbers = true)]
@@ -97,12 +104,20 @@ enum AmbiguousFlag {
     Refuse,
 }
 
+/// Whether filters are built and replaced while the session runs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Watch {
+    Yes,
+    No,
+}
+
 /// What is to be done.
 #[derive(Debug)]
 pub enum Task {
-    Exec(Flags),
+    Exec { flags: Flags, file: Option<PathBuf>, watch: Watch },
     Explain(explain::Line),
     Inspect(Box<inspect::Line>, Vec<FilterFlag>),
+    Filter(FilterCommand),
     Intproxy,
 }
 
@@ -111,13 +126,16 @@ pub fn read(line: impl IntoIterator<Item = OsString>) -> Result<Task, clap::Erro
     let matches = Line::command().try_get_matches_from(line)?;
     match Line::from_arg_matches(&matches)?.command {
         Subcommands::Intproxy => Ok(Task::Intproxy),
+        Subcommands::Filter(command) => Ok(Task::Filter(command)),
         Subcommands::Exec(exec) => {
-            let filters = matches.subcommand_matches("exec").map(filters).unwrap_or_default();
-            Ok(Task::Exec(flags(*exec, filters)))
+            let filters = matches.subcommand_matches("exec").map(chain::flags).unwrap_or_default();
+            let watch = if exec.filter_watch { Watch::Yes } else { Watch::No };
+            let file = exec.config_file.clone();
+            Ok(Task::Exec { flags: flags(*exec, filters), file, watch })
         }
         Subcommands::Explain(line) => Ok(Task::Explain(line)),
         Subcommands::Inspect(line) => {
-            let filters = matches.subcommand_matches("inspect").map(filters).unwrap_or_default();
+            let filters = matches.subcommand_matches("inspect").map(chain::flags).unwrap_or_default();
             Ok(Task::Inspect(line, filters))
         }
     }
@@ -140,25 +158,13 @@ fn flags(exec: Exec, filters: Vec<FilterFlag>) -> Flags {
     }
 }
 
-/// `--filter`, `--filter-config` and `--filter-upstream` in the order of the command line, which says what belongs together.
-fn filters(given: &ArgMatches) -> Vec<FilterFlag> {
-    let places = |name| given.indices_of(name).into_iter().flatten();
-    let files = places("filter").zip(given.get_many("filter").into_iter().flatten().cloned().map(FilterFlag::Filter));
-    let configs = places("filter_config").zip(given.get_many("filter_config").into_iter().flatten().cloned().map(FilterFlag::Config));
-    let upstreams =
-        places("filter_upstream").zip(given.get_many("filter_upstream").into_iter().flatten().cloned().map(FilterFlag::Upstream));
-    let mut all: Vec<_> = files.chain(configs).chain(upstreams).collect();
-    all.sort_by_key(|(place, _)| *place);
-    all.into_iter().map(|(_, flag)| flag).collect()
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
 
     fn exec(line: &str) -> Flags {
         match read(format!("mirrord exec {line}").split(' ').map(OsString::from)).unwrap() {
-            Task::Exec(flags) => flags,
+            Task::Exec { flags, .. } => flags,
             other => panic!("not exec: {other:?}"),
         }
     }
@@ -175,6 +181,14 @@ mod tests {
         let config = |text: &str| FilterFlag::Config(text.into());
         assert_eq!(flags.filters, [filter("a"), filter("b"), config("-x"), filter("c"), config("@f")]);
         assert_eq!(flags.command, ["cmd", "--filter", "d"]);
+    }
+
+    #[test]
+    fn conditions_and_modules_keep_their_order_too() {
+        let flags = exec("--header-filter ^a:b --filter a --filter-on-failure deny --http-filter {} --filter-limit call=1ms -- cmd");
+        assert_eq!(flags.filters[0], FilterFlag::Condition("header_filter", "^a:b".into()));
+        assert_eq!(flags.filters[2], FilterFlag::OnFailure(mirrord_config::filters::OnFailure::Deny));
+        assert_eq!(flags.filters[3..], [FilterFlag::Conditions("{}".into()), FilterFlag::Limit("call=1ms".into())]);
     }
 
     #[test]

@@ -31,13 +31,18 @@ pub fn progress(message: &dyn Display) {
     }
 }
 
+/// What a command was asked for, on standard output. Nobody may be reading any more.
+pub fn out(text: &str) {
+    let _ = writeln!(io::stdout().lock(), "{text}");
+}
+
 /// Text that is ours as it stands. A closed standard error is no reason to end (`eprintln!` would panic).
 pub fn say(text: &str) {
     let _ = writeln!(io::stderr().lock(), "{text}");
 }
 
 /// Without control characters: some of the text comes from the pod's side, and the terminal would obey it.
-fn plain(text: &str) -> String {
+pub fn plain(text: &str) -> String {
     text.chars().map(|character| if character.is_control() { ' ' } else { character }).collect()
 }
 

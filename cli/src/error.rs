@@ -7,8 +7,8 @@ use mirrord_protocol::control::ErrorReply;
 use thiserror::Error;
 
 use crate::{
-    agent::AgentError, files::FileError, intproxy::IntproxyError, namespace::NamespaceError, privileges::Capabilities,
-    program::ProgramError, session::Lost,
+    agent::AgentError, chain::ChainError, files::FileError, filter::Failure, intproxy::IntproxyError, namespace::NamespaceError,
+    privileges::Capabilities, program::ProgramError, session::Lost,
 };
 
 /// Why `mirrord` ends with a status of its own.
@@ -22,6 +22,10 @@ pub enum Error {
     Program(#[from] ProgramError),
     #[error("{0}")]
     File(#[from] FileError),
+    #[error("{0}")]
+    Chain(#[from] ChainError),
+    #[error("{0}")]
+    Build(#[from] Failure),
     #[error("missing privileges: {missing}")]
     Privileges { missing: Capabilities, needed: Capabilities, program: PathBuf },
     #[error("{0}")]
@@ -57,6 +61,8 @@ impl Error {
             Self::Inside => "run it outside the session; if there is none, unset MIRRORD_RESOLVED_CONFIG".into(),
             Self::Program(error) => error.help().into(),
             Self::File(error) => error.help().into(),
+            Self::Chain(error) => error.help().into(),
+            Self::Build(error) => error.help().into(),
             Self::Privileges { needed, program, .. } => {
                 format!(
                     "run it with sudo, or give mirrord these rights (who may run it is then as good as root): sudo setcap {needed}+ep {}",

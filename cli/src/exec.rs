@@ -9,14 +9,19 @@ use std::{
     process::Command,
 };
 
-use mirrord_config::{Ambiguous, Config, Mode, PortMap, Target};
+use mirrord_config::{Ambiguous, Config, Mode, PortMap, Target, filters::Source};
 use mirrord_intproxy::settings::{self, Settings};
-use mirrord_protocol::{control, layer::ADDRESS_VARIABLE};
+use mirrord_protocol::{
+    control::{self, Level},
+    layer::ADDRESS_VARIABLE,
+};
 
 use crate::{
-    agent, console,
+    agent,
+    args::Watch,
+    chain, console,
     error::Error,
-    files,
+    files, filter,
     intproxy::{Intproxy, IntproxyError},
     namespace::{self, Namespace},
     privileges::Capabilities,
@@ -32,12 +37,14 @@ const INSIDE: &str = "MIRRORD_RESOLVED_CONFIG";
 const ATTEMPTS: usize = 3;
 
 /// Runs the program in a session of its own; how it ended is how we end.
-pub fn exec(config: Config) -> Result<Outcome, Error> {
+pub fn exec(config: Config, watch: Watch) -> Result<Outcome, Error> {
     if env::var_os(INSIDE).is_some() {
         return Err(Error::Inside);
     }
     let path = program::check(&config.program, env::var_os("PATH").as_deref())?;
-    let filters = files::filters(config.filters.clone())?;
+    config.warnings.iter().for_each(|warning| console::notice(Level::Warn, warning));
+    let watched = if watch == Watch::Yes { watched(&config)? } else { Vec::new() };
+    let filters = chain::links(config.filters.clone())?;
     let layer = files::layer()?;
     let keep = privileges(&config.target)?;
     let namespace = namespace::find(&config.target)?;
@@ -63,7 +70,21 @@ pub fn exec(config: Config) -> Result<Outcome, Error> {
     };
     let (intproxy, layer_address) = open(settings, &namespace, keep)?;
     console::progress(&format_args!("{} {}: running {}", mode_name(&config), config.target, config.program.display()));
+    if watch == Watch::Yes {
+        filter::watch::start(&watched)?;
+    }
     run(&config, &path, &layer, layer_address, intproxy)
+}
+
+/// The modules and projects of the chain; each project is built, as the session begins with what its sources say.
+fn watched(config: &Config) -> Result<Vec<PathBuf>, Error> {
+    let modules = config.filters.iter().filter_map(|filter| match &filter.source {
+        Source::Module(path) => Some(path.clone()),
+        Source::Condition => None,
+    });
+    let modules: Vec<_> = modules.collect();
+    filter::watch::build(&modules)?;
+    Ok(modules)
 }
 
 /// The rights that the agent must inherit: none if we are root, as it then has them anyway.

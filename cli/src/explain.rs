@@ -54,7 +54,7 @@ pub struct Line {
 impl Line {
     pub fn resolve(self, variable: impl Fn(&str) -> Option<String>) -> Result<Explain, Error> {
         let Line { target, last, id, picked, follow, json } = self;
-        Ok(Explain { target: resolve::target(target, variable)?, last, id, picked, follow, json })
+        Ok(Explain { target: resolve::target(target, variable, None)?, last, id, picked, follow, json })
     }
 }
 

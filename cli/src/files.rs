@@ -1,33 +1,22 @@
-//! The files that a session is made from: the user's filters, and mirrord's own other parts.
+//! The files that a session is made from: the config file, and mirrord's own other parts.
 
 use std::{
     env,
     ffi::OsString,
-    fs, io,
+    fs,
+    io::{self, Read},
     os::unix::ffi::OsStrExt,
     path::{Path, PathBuf},
 };
 
-use mirrord_config::{Filter, FilterConfig};
-use mirrord_intproxy::settings::FilterFile;
-use mirrord_protocol::limits::{MAX_CHAIN, MAX_FILTER_CONFIG, MAX_FILTER_MODULE};
-use thiserror::Error;
+use crate::error::Error;
+use mirrord_config::{ConfigError, File, Format, filters::Source};
 
 /// Which file cannot be used, and why.
-#[derive(Debug, Error)]
+#[derive(Debug, thiserror::Error)]
 pub enum FileError {
-    #[error("the filter {} cannot be read: {error}", path.display())]
-    Filter { path: PathBuf, error: io::Error },
-    #[error("the filter {} is not a regular file", .0.display())]
-    FilterKind(PathBuf),
-    #[error("the filter {} is larger than {} MiB", .0.display(), MAX_FILTER_MODULE >> 20)]
-    FilterSize(PathBuf),
-    #[error("the filter configuration {} cannot be read: {error}", path.display())]
-    Config { path: PathBuf, error: io::Error },
-    #[error("the configuration of the filter {} is longer than {} KiB", .0.display(), MAX_FILTER_CONFIG >> 10)]
-    ConfigSize(PathBuf),
-    #[error("more than {MAX_CHAIN} filters")]
-    ChainLength,
+    #[error("the config file {} cannot be read: {error}", path.display())]
+    ConfigFile { path: PathBuf, error: io::Error },
     #[error("mirrord's layer library is missing: {}", .0.display())]
     NoLayer(PathBuf),
     #[error("the path of mirrord's layer library, {}, has a space or a colon, which LD_PRELOAD cannot say", .0.display())]
@@ -40,11 +29,7 @@ impl FileError {
     /// The next step.
     pub fn help(&self) -> &'static str {
         match self {
-            Self::Filter { .. } | Self::FilterKind(_) => "check the path behind --filter: it must be that of a Wasm module",
-            Self::FilterSize(_) => "build the filter with optimisation and without debug information (cargo build --release, wasm-strip)",
-            Self::Config { .. } => "check the path behind --filter-config @",
-            Self::ConfigSize(_) => "shorten it; what does not change belongs into the filter itself",
-            Self::ChainLength => "put several decisions into one filter",
+            Self::ConfigFile { .. } => "check the path behind -f, or in MIRRORD_CONFIG_FILE",
             Self::NoLayer(_) => "put libmirrord_layer.so beside mirrord, or set MIRRORD_LAYER_FILE to its path",
             Self::LayerPath(_) => "set MIRRORD_LAYER_FILE to a path without them, for instance that of a link",
             Self::NoAgent(_) => "put mirrord-agent beside mirrord or into PATH, or set MIRRORD_AGENT_FILE to its path",
@@ -52,34 +37,31 @@ impl FileError {
     }
 }
 
-/// Reads what configures the filters and makes sure that they are there.
-pub fn filters(chain: Vec<Filter>) -> Result<Vec<FilterFile>, FileError> {
-    if chain.len() > MAX_CHAIN {
-        return Err(FileError::ChainLength);
-    }
-    chain.into_iter().map(filter).collect()
-}
-
-fn filter(Filter { path, config, upstreams }: Filter) -> Result<FilterFile, FileError> {
-    let unreadable = |error| FileError::Filter { path: path.clone(), error };
-    let metadata = fs::metadata(&path).map_err(unreadable)?;
-    if !metadata.is_file() {
-        return Err(FileError::FilterKind(path));
-    }
-    if metadata.len() > MAX_FILTER_MODULE as u64 {
-        return Err(FileError::FilterSize(path));
-    }
-    fs::File::open(&path).map_err(unreadable)?;
-    let config = match config {
-        FilterConfig::Inline(text) => text,
-        FilterConfig::File(path) => fs::read_to_string(&path).map_err(|error| FileError::Config { path, error })?,
+/// The config file: as `-f` says, else its variable; without either, an empty one.
+pub fn config_file(flag: Option<PathBuf>, variable: impl Fn(&str) -> Option<String>) -> Result<File, Error> {
+    const LARGEST: u64 = 1 << 20;
+    let Some(path) = flag.or_else(|| variable("MIRRORD_CONFIG_FILE").filter(|path| !path.is_empty()).map(PathBuf::from)) else {
+        return Ok(File::default());
     };
-    if config.len() > MAX_FILTER_CONFIG {
-        return Err(FileError::ConfigSize(path));
+    let unreadable = |error| FileError::ConfigFile { path: path.clone(), error };
+    let (source, format): (Box<dyn Read>, _) = match path.to_str() {
+        Some("-") => (Box::new(io::stdin()), Format::Json),
+        _ => {
+            let format = Format::of(path.extension().and_then(|ending| ending.to_str())).map_err(ConfigError::from)?;
+            (Box::new(fs::File::open(&path).map_err(unreadable)?), format)
+        }
+    };
+    let mut text = String::new();
+    source.take(LARGEST).read_to_string(&mut text).map_err(unreadable)?;
+    let mut file = File::parse(&text, format).map_err(ConfigError::from)?;
+    // Names in a file are from where it lies: it is shared, and run from anywhere.
+    let folder = path.parent().unwrap_or(Path::new(""));
+    for filter in &mut file.filters {
+        if let Source::Module(module) = &mut filter.source {
+            *module = folder.join(&module);
+        }
     }
-    // The intproxy's name for it must not depend on where it runs.
-    let path = std::path::absolute(&path).map_err(unreadable)?;
-    Ok(FilterFile { path, config, upstreams })
+    Ok(file)
 }
 
 /// The library to preload: as `MIRRORD_LAYER_FILE` says, else beside this program, else in the `lib` of its installation.

@@ -23,9 +23,11 @@ use mirrord_protocol::{
 };
 
 use crate::{
-    agent, console,
+    agent,
+    chain::{self, ChainFlags},
+    console,
     error::Error,
-    exec, files, namespace,
+    exec, namespace,
     paint::{Paint, plain},
 };
 use har::Har;
@@ -43,20 +45,12 @@ pub struct Line {
     #[arg(short, long, value_name = "PORT", allow_negative_numbers = true)]
     port: Vec<String>,
 
-    /// Show what this WebAssembly filter would say to each request; it has no effect
-    #[arg(long, value_name = "FILE")]
-    filter: Vec<PathBuf>,
-
-    /// What configures the --filter before it: the text itself, or @FILE
-    #[arg(long, value_name = "JSON|@FILE", allow_hyphen_values = true)]
-    filter_config: Vec<String>,
-
-    /// A host that the HTTP calls of the --filter before it may reach, under the name that it calls it (proxy-wasm filters)
-    #[arg(long, value_name = "NAME=HOST:PORT")]
-    filter_upstream: Vec<String>,
+    /// Filters: what they would say to each request is shown; it has no effect
+    #[command(flatten)]
+    chain: ChainFlags,
 
     /// Only requests that the filters pick
-    #[arg(long, requires = "filter")]
+    #[arg(long, requires = "ChainFlags")]
     picked: bool,
 
     /// Show so many bytes of each body, as they are
@@ -87,9 +81,9 @@ impl Line {
             return Err(Error::NoLocalPort(map.pod));
         }
         Ok(Inspect {
-            target: resolve::target(self.target, variable)?,
+            target: resolve::target(self.target, variable, None)?,
             ports: ports.into_iter().map(|map| map.pod).collect(),
-            filters: resolve::pair(filters)?,
+            filters: mirrord_config::filters::chain(filters)?,
             picked: self.picked,
             body: self.body,
             json: self.json,
@@ -126,7 +120,7 @@ const ATTEMPTS: usize = 3;
 
 /// Looks until Ctrl-C.
 pub fn inspect(inspect: Inspect) -> Result<(), Error> {
-    let filters = files::filters(inspect.filters.clone())?;
+    let filters = chain::links(inspect.filters.clone())?;
     let keep = exec::privileges(&inspect.target)?;
     let namespace = namespace::find(&inspect.target)?;
     let har = inspect.har.as_ref().map(|path| Har::create(path)).transpose()?;

@@ -2,6 +2,7 @@
 
 mod agent;
 mod args;
+mod chain;
 mod console;
 mod container;
 mod elf;
@@ -9,6 +10,7 @@ mod error;
 mod exec;
 mod explain;
 mod files;
+mod filter;
 mod inspect;
 mod intproxy;
 mod lines;
@@ -21,9 +23,9 @@ mod session;
 mod sys;
 mod when;
 
-use std::{env, process::ExitCode};
+use std::{env, path::PathBuf, process::ExitCode};
 
-use mirrord_config::Config;
+use mirrord_config::{Config, Flags};
 
 use crate::{args::Task, process::Outcome};
 
@@ -34,15 +36,22 @@ fn main() -> ExitCode {
             let _ = std::fs::write("/proc/self/comm", "mirrord");
             mirrord_intproxy::run()
         }
-        Ok(Task::Exec(flags)) => end(Config::resolve(flags, variable).map_err(error::Error::from).and_then(exec::exec)),
+        Ok(Task::Exec { flags, file, watch }) => end(config(flags, file, variable).and_then(|config| exec::exec(config, watch))),
         Ok(Task::Explain(line)) => done(line.resolve(variable).and_then(|explain| explain::explain(&explain))),
         Ok(Task::Inspect(line, filters)) => done(line.resolve(filters, variable).and_then(inspect::inspect)),
+        Ok(Task::Filter(command)) => filter::run(command),
         Err(error) if !error.use_stderr() => {
             let _ = error.print();
             ExitCode::SUCCESS
         }
         Err(error) => usage(&error),
     }
+}
+
+/// Flags and variables, with the config file that they name.
+fn config(flags: Flags, file: Option<PathBuf>, variable: impl Fn(&str) -> Option<String>) -> Result<Config, error::Error> {
+    let file = files::config_file(file, &variable)?;
+    Ok(Config::resolve(flags, variable, file)?)
 }
 
 /// A value that is no text is none that any of our variables may have; it is quoted back as far as it can be.

@@ -25,6 +25,17 @@ pub fn identity() -> Identity {
     unsafe { Identity { user: libc::getuid(), effective_user: libc::geteuid(), effective_group: libc::getegid() } }
 }
 
+/// The user at the other end of a unix socket, as the kernel knows it.
+pub fn peer_user(stream: &std::os::unix::net::UnixStream) -> io::Result<u32> {
+    let mut peer = libc::ucred { pid: 0, uid: 0, gid: 0 };
+    let mut length = std::mem::size_of_val(&peer) as libc::socklen_t;
+    // SAFETY: the kernel writes at most `length` bytes to `peer`, which is plain data.
+    check(unsafe {
+        libc::getsockopt(stream.as_raw_fd(), libc::SOL_SOCKET, libc::SO_PEERCRED, std::ptr::from_mut(&mut peer).cast(), &mut length)
+    })?;
+    Ok(peer.uid)
+}
+
 /// Whether exec may run this file, by the rights of the effective user as exec itself sees them.
 pub fn executable(path: &Path) -> io::Result<()> {
     let path = c_path(path)?;

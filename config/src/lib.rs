@@ -1,19 +1,25 @@
 //! From what the user wrote (flags, variables) to one checked [`Config`]. Pure: no file, process or environment is read here;
 //! the command line hands in [`Flags`] and a look-up for variables, and acts on the result.
 //!
+//! * [`file`]: the config file's formats and keys.
+//! * [`filters`]: the filter chain.
 //! * [`target`]: the grammar of targets.
 //! * [`ports`]: the grammar of `-p`.
-//! * [`resolve`]: precedence (flag, then variable, then default) and everything that must hold between flags.
+//! * [`resolve`]: precedence (flag, then variable, then file, then default) and everything that must hold between flags.
 
 #![forbid(unsafe_code)]
 #![warn(missing_docs)]
 
+pub mod file;
+pub mod filters;
 pub mod ports;
 pub mod resolve;
 pub mod target;
 
+pub use file::{File, FileError, Format};
+pub use filters::{Filter, FilterConfig, FilterFlag};
 pub use ports::PortMap;
-pub use resolve::{Config, ConfigError, Fault, Filter, FilterConfig, FilterFlag, Flags};
+pub use resolve::{Config, ConfigError, Fault, Flags};
 pub use target::{ContainerId, Target, TargetError};
 
 /// What becomes of the requests that the filters pick.

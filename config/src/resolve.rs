@@ -7,6 +7,8 @@ use thiserror::Error;
 
 use crate::{
     Ambiguous, Mode,
+    file::{File, FileError},
+    filters::{self, Filter, FilterFlag, Source},
     ports::{self, PortError, PortMap},
     target::{Target, TargetError},
 };
@@ -23,7 +25,7 @@ pub struct Flags {
     pub target: Option<String>,
     /// `--steal` and `--mirror`, as often as they were given.
     pub modes: Vec<Mode>,
-    /// `--filter` and `--filter-config`, in the order in which they were given.
+    /// `--filter`, what stands behind it, and conditions, in the order in which they were given.
     pub filters: Vec<FilterFlag>,
     /// Each `--port`.
     pub ports: Vec<String>,
@@ -35,17 +37,6 @@ pub struct Flags {
     pub priority: Option<i32>,
     /// The program and its arguments.
     pub command: Vec<OsString>,
-}
-
-/// One of the two flags whose order among each other matters.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum FilterFlag {
-    /// `--filter FILE`.
-    Filter(PathBuf),
-    /// `--filter-config TEXT`, for the filter before it.
-    Config(String),
-    /// `--filter-upstream NAME=HOST:PORT`, for the filter before it; any number of them.
-    Upstream(String),
 }
 
 /// All that a session is made from, checked.
@@ -65,30 +56,12 @@ pub struct Config {
     pub show_decision: bool,
     /// Order among sessions on one port; higher first.
     pub priority: i32,
+    /// Lines for the user about the config file.
+    pub warnings: Vec<String>,
     /// The program, as the user wrote it.
     pub program: OsString,
     /// Its arguments.
     pub arguments: Vec<OsString>,
-}
-
-/// A filter of the chain.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Filter {
-    /// The Wasm module.
-    pub path: PathBuf,
-    /// What configures it.
-    pub config: FilterConfig,
-    /// Hosts that its HTTP calls may reach: what it calls them, and `host:port`.
-    pub upstreams: Vec<(String, String)>,
-}
-
-/// Where a filter's configuration stands.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum FilterConfig {
-    /// On the command line; empty if none was given.
-    Inline(String),
-    /// In a file, as `@FILE` says.
-    File(PathBuf),
 }
 
 /// Who has to act on a [`ConfigError`].
@@ -124,15 +97,21 @@ pub enum ConfigError {
     /// A `-p`.
     #[error("--port: {0}")]
     Port(#[from] PortError),
-    /// A configuration that belongs to no filter.
-    #[error("--filter-config stands before any --filter")]
-    ConfigWithoutFilter,
+    /// A flag that belongs to no module.
+    #[error("{0} stands behind no --filter")]
+    NoModule(&'static str),
+    /// A `--filter-limit`.
+    #[error("--filter-limit `{0}` is no limit")]
+    BadLimit(String),
+    /// Two of the variables of conditions.
+    #[error("{0} and {1} are both set")]
+    TwoConditions(String, String),
+    /// The config file.
+    #[error("config file: {0}")]
+    File(#[from] FileError),
     /// Two configurations for one filter.
     #[error("the filter {} has two --filter-config", .0.display())]
     TwoConfigs(PathBuf),
-    /// An upstream that belongs to no filter.
-    #[error("--filter-upstream stands before any --filter")]
-    UpstreamWithoutFilter,
     /// An upstream that names no host.
     #[error("--filter-upstream {0} is not NAME=HOST:PORT")]
     Upstream(String),
@@ -148,7 +127,7 @@ impl ConfigError {
     /// Who has to act.
     pub fn fault(&self) -> Fault {
         match self {
-            Self::Target(TargetError::Unsupported(_)) | Self::ModeOff(_) => Fault::Unsupported,
+            Self::Target(TargetError::Unsupported(_)) | Self::ModeOff(_) | Self::File(_) => Fault::Unsupported,
             _ => Fault::Usage,
         }
     }
@@ -163,9 +142,11 @@ impl ConfigError {
             Self::BadMode(_) => "set it to steal or mirror, or unset it and give --steal or --mirror".into(),
             Self::ModeOff(_) => "set it to steal or mirror, or run the program without mirrord".into(),
             Self::Port(error) => error.help().into(),
-            Self::ConfigWithoutFilter => "put it behind the --filter that it configures: --filter header.wasm --filter-config '{…}'".into(),
-            Self::UpstreamWithoutFilter => "put it behind the --filter whose HTTP calls it allows".into(),
+            Self::NoModule(flag) => format!("put it behind the --filter that it is for: --filter header.wasm {flag} …"),
             Self::Upstream(_) => "name it as the filter does, then where it is, for instance: --filter-upstream auth=10.0.0.7:8080".into(),
+            Self::BadLimit(_) => "write call=20ms, configure=200ms, memory=32MiB or faults=5".into(),
+            Self::TwoConditions(..) => "set one of them; --http-filter '{\"all_of\": […]}' combines several".into(),
+            Self::File(error) => error.help.clone(),
             Self::TwoConfigs(_) => "leave out one of them; each --filter takes the one --filter-config behind it".into(),
             Self::NoFilterFile => "name a Wasm file, for instance: --filter header.wasm".into(),
             Self::NoConfigFile => "write --filter-config @FILE, or the text itself".into(),
@@ -174,14 +155,15 @@ impl ConfigError {
 }
 
 impl Config {
-    /// Checks flags and variables (`variable` gives the value of one that is set). The first thing that is wrong is the error.
-    pub fn resolve(flags: Flags, variable: impl Fn(&str) -> Option<String>) -> Result<Self, ConfigError> {
-        let mode = mode(&flags.modes, &variable)?;
-        let filters = pair(flags.filters)?;
-        let ports = if flags.ports.is_empty() { None } else { Some(ports::parse_all(&flags.ports)?) };
+    /// Checks flags and variables (`variable` gives the value of one that is set), and what the config file says. The first thing that is
+    /// wrong is the error.
+    pub fn resolve(flags: Flags, variable: impl Fn(&str) -> Option<String>, file: File) -> Result<Self, ConfigError> {
+        let mode = mode(&flags.modes, &variable, file.mode)?;
+        let filters = chain(flags.filters, &variable, file.http_filter, file.filters)?;
+        let ports = if flags.ports.is_empty() { file.ports } else { Some(ports::parse_all(&flags.ports)?) };
         let mut command = flags.command.into_iter();
         let program = command.next().filter(|program| !program.is_empty()).ok_or(ConfigError::NoCommand)?;
-        let target = target(flags.target, &variable)?;
+        let target = target(flags.target, &variable, file.target)?;
         Ok(Self {
             target,
             mode,
@@ -190,18 +172,35 @@ impl Config {
             ambiguous: flags.ambiguous.unwrap_or_default(),
             show_decision: flags.show_decision,
             priority: flags.priority.unwrap_or_default(),
+            warnings: file.warnings,
             program,
             arguments: command.collect(),
         })
     }
 }
 
-fn mode(flags: &[Mode], variable: impl Fn(&str) -> Option<String>) -> Result<Mode, ConfigError> {
+/// Conditions and modules each come from flags, else from variables, else from the file. With flags their order is that of the command
+/// line; else the condition is asked first, as it costs less.
+fn chain(
+    flags: Vec<FilterFlag>,
+    variable: impl Fn(&str) -> Option<String>,
+    http_filter: Option<Filter>,
+    modules: Vec<Filter>,
+) -> Result<Vec<Filter>, ConfigError> {
+    let flags = filters::chain(flags)?;
+    let has = |condition: bool| flags.iter().any(|filter| (filter.source == Source::Condition) == condition);
+    let (has_conditions, has_modules) = (has(true), has(false));
+    let condition = if has_conditions { None } else { filters::from_variables(variable)?.or(http_filter) };
+    let modules = if has_modules { Vec::new() } else { modules };
+    Ok(condition.into_iter().chain(flags).chain(modules).collect())
+}
+
+fn mode(flags: &[Mode], variable: impl Fn(&str) -> Option<String>, file: Option<Mode>) -> Result<Mode, ConfigError> {
     if let Some(first) = flags.first() {
         return if flags.iter().all(|mode| mode == first) { Ok(*first) } else { Err(ConfigError::BothModes) };
     }
     match variable(MODE_VARIABLE) {
-        None => Ok(Mode::default()),
+        None => Ok(file.unwrap_or_default()),
         Some(value) => match value.as_str() {
             "steal" | "true" => Ok(Mode::Steal),
             "mirror" => Ok(Mode::Mirror),
@@ -211,49 +210,9 @@ fn mode(flags: &[Mode], variable: impl Fn(&str) -> Option<String>) -> Result<Mod
     }
 }
 
-/// The target: the flag counts before the variable.
-pub fn target(flag: Option<String>, variable: impl Fn(&str) -> Option<String>) -> Result<Target, ConfigError> {
-    Ok(flag.or_else(|| variable(TARGET_VARIABLE)).ok_or(ConfigError::NoTarget)?.parse()?)
-}
-
-/// Gives each filter the configuration behind it.
-pub fn pair(flags: Vec<FilterFlag>) -> Result<Vec<Filter>, ConfigError> {
-    let mut filters: Vec<Filter> = Vec::new();
-    let mut configured = false;
-    for flag in flags {
-        match flag {
-            FilterFlag::Filter(path) if path.as_os_str().is_empty() => return Err(ConfigError::NoFilterFile),
-            FilterFlag::Filter(path) => {
-                filters.push(Filter { path, config: FilterConfig::Inline(String::new()), upstreams: Vec::new() });
-                configured = false;
-            }
-            FilterFlag::Config(text) => {
-                let last = filters.last_mut().ok_or(ConfigError::ConfigWithoutFilter)?;
-                if configured {
-                    return Err(ConfigError::TwoConfigs(last.path.clone()));
-                }
-                last.config = match text.strip_prefix('@') {
-                    Some("") => return Err(ConfigError::NoConfigFile),
-                    Some(path) => FilterConfig::File(path.into()),
-                    None => FilterConfig::Inline(text),
-                };
-                configured = true;
-            }
-            FilterFlag::Upstream(text) => {
-                let last = filters.last_mut().ok_or(ConfigError::UpstreamWithoutFilter)?;
-                last.upstreams.push(upstream(&text).ok_or(ConfigError::Upstream(text))?);
-            }
-        }
-    }
-    Ok(filters)
-}
-
-/// `NAME=HOST:PORT`.
-fn upstream(text: &str) -> Option<(String, String)> {
-    let (name, address) = text.split_once('=')?;
-    let (host, port) = address.rsplit_once(':')?;
-    let is_whole = !name.is_empty() && !host.is_empty() && port.parse::<u16>().is_ok_and(|port| port != 0);
-    is_whole.then(|| (name.into(), address.into()))
+/// The target: the flag counts before the variable, and that before the file.
+pub fn target(flag: Option<String>, variable: impl Fn(&str) -> Option<String>, file: Option<String>) -> Result<Target, ConfigError> {
+    Ok(flag.or_else(|| variable(TARGET_VARIABLE)).or(file).ok_or(ConfigError::NoTarget)?.parse()?)
 }
 
 #[cfg(test)]
@@ -264,25 +223,13 @@ mod tests {
         Flags { target: Some("netns/shop".into()), command: vec!["python3".into(), "app.py".into()], ..Flags::default() }
     }
 
-    fn unset(_: &str) -> Option<String> {
-        None
-    }
-
-    fn filter(path: &str) -> FilterFlag {
-        FilterFlag::Filter(path.into())
-    }
-
-    fn config(text: &str) -> FilterFlag {
-        FilterFlag::Config(text.into())
-    }
-
-    fn upstream(text: &str) -> FilterFlag {
-        FilterFlag::Upstream(text.into())
+    fn resolve(flags: Flags) -> Result<Config, ConfigError> {
+        Config::resolve(flags, |_| None, File::default())
     }
 
     #[test]
     fn the_least_command_line_mirrors_every_port() {
-        let config = Config::resolve(flags(), unset).unwrap();
+        let config = resolve(flags()).unwrap();
         assert_eq!((config.mode, config.ambiguous, config.priority), (Mode::Mirror, Ambiguous::Pass, 0));
         assert_eq!((config.ports, config.filters), (None, vec![]));
         assert_eq!((config.program, config.arguments), ("python3".into(), vec!["app.py".into()]));
@@ -295,16 +242,17 @@ mod tests {
             MODE_VARIABLE => Some("true".to_string()),
             _ => None,
         };
-        let both = Config::resolve(flags(), variable).unwrap();
+        let both = Config::resolve(flags(), variable, File::default()).unwrap();
         assert_eq!((both.target, both.mode), (Target::Netns("shop".into()), Mode::Steal));
         let flags = Flags { target: None, modes: vec![Mode::Mirror], ..flags() };
-        let config = Config::resolve(flags, variable).unwrap();
+        let config = Config::resolve(flags, variable, File::default()).unwrap();
         assert_eq!((config.target, config.mode), (Target::Pid(7), Mode::Mirror));
     }
 
     #[test]
     fn the_modes_variable_takes_what_the_documentation_says() {
-        let resolve = |value: &'static str| Config::resolve(flags(), move |name| (name == MODE_VARIABLE).then(|| value.into()));
+        let resolve =
+            |value: &'static str| Config::resolve(flags(), move |name| (name == MODE_VARIABLE).then(|| value.into()), File::default());
         assert_eq!(resolve("mirror").unwrap().mode, Mode::Mirror);
         assert_eq!(resolve("steal").unwrap().mode, Mode::Steal);
         for value in ["", "1", "TRUE", "Steal"] {
@@ -317,29 +265,30 @@ mod tests {
     }
 
     #[test]
-    fn each_configuration_goes_to_the_filter_before_it() {
-        let chain = vec![filter("a.wasm"), filter("b.wasm"), config("{}"), filter("c.wasm"), config("@c.json")];
-        let config = Config::resolve(Flags { filters: chain, ..flags() }, unset).unwrap();
-        let configs: Vec<_> = config.filters.into_iter().map(|filter| filter.config).collect();
-        assert_eq!(configs, [FilterConfig::Inline(String::new()), FilterConfig::Inline("{}".into()), FilterConfig::File("c.json".into())]);
-    }
-
-    #[test]
-    fn filters_and_configurations_that_do_not_pair_are_errors() {
-        let cases = [
-            (vec![config("{}")], ConfigError::ConfigWithoutFilter),
-            (vec![upstream("auth=h:1")], ConfigError::UpstreamWithoutFilter),
-            (vec![filter("a.wasm"), upstream("h:1")], ConfigError::Upstream("h:1".into())),
-            (vec![filter("a.wasm"), upstream("auth=h")], ConfigError::Upstream("auth=h".into())),
-            (vec![filter("a.wasm"), upstream("auth=h:99999")], ConfigError::Upstream("auth=h:99999".into())),
-            (vec![config("{}"), filter("a.wasm")], ConfigError::ConfigWithoutFilter),
-            (vec![filter("a.wasm"), config(""), config("{}")], ConfigError::TwoConfigs("a.wasm".into())),
-            (vec![filter("")], ConfigError::NoFilterFile),
-            (vec![filter("a.wasm"), config("@")], ConfigError::NoConfigFile),
-        ];
-        for (filters, error) in cases {
-            assert_eq!(Config::resolve(Flags { filters, ..flags() }, unset), Err(error));
-        }
+    fn conditions_and_modules_come_from_flags_else_from_variables_else_from_the_file() {
+        let file = || File {
+            http_filter: Some(filters::condition("path_filter", "file")),
+            filters: vec![Filter::module("file.wasm".into())],
+            target: Some("netns/other".into()),
+            mode: Some(Mode::Steal),
+            ..File::default()
+        };
+        let variable = |name: &str| (name == "MIRRORD_HTTP_HEADER_FILTER").then(|| "variable".to_string());
+        let chain = |filters: Vec<FilterFlag>, variable: &dyn Fn(&str) -> Option<String>| {
+            let config = Config::resolve(Flags { filters, ..flags() }, variable, file()).unwrap();
+            assert_eq!((config.mode, config.target), (Mode::Steal, Target::Netns("shop".into())));
+            config.filters
+        };
+        let module = |path: &str| Filter::module(path.into());
+        let condition = filters::condition;
+        assert_eq!(chain(vec![], &|_| None), [condition("path_filter", "file"), module("file.wasm")]);
+        assert_eq!(chain(vec![], &variable), [condition("header_filter", "variable"), module("file.wasm")]);
+        let flag = FilterFlag::Condition("method_filter", "GET".into());
+        assert_eq!(chain(vec![flag], &variable), [condition("method_filter", "GET"), module("file.wasm")]);
+        let flag = FilterFlag::Filter("flag.wasm".into());
+        assert_eq!(chain(vec![flag], &variable), [condition("header_filter", "variable"), module("flag.wasm")]);
+        let both = |name: &str| filters::CONDITION_VARIABLES.iter().any(|(known, _)| *known == name).then(|| "x".to_string());
+        assert!(matches!(Config::resolve(flags(), both, file()), Err(ConfigError::TwoConditions(..))));
     }
 
     #[test]
@@ -354,13 +303,13 @@ mod tests {
         ];
         for (flags, error) in cases {
             assert_eq!((error.fault(), error.help().is_empty()), (Fault::Usage, false));
-            assert_eq!(Config::resolve(flags, unset), Err(error));
+            assert_eq!(resolve(flags), Err(error));
         }
     }
 
     #[test]
     fn a_cluster_target_is_no_usage_error() {
-        let error = Config::resolve(Flags { target: Some("deployment/shop".into()), ..flags() }, unset).unwrap_err();
+        let error = resolve(Flags { target: Some("deployment/shop".into()), ..flags() }).unwrap_err();
         assert_eq!(error.fault(), Fault::Unsupported);
     }
 }

@@ -8,7 +8,7 @@ use http_body_util::{BodyExt, Full, Limited};
 use hyper::{body::Incoming, client::conn::http2};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use mirrord_protocol::{
-    control::{self, ErrorReply, Event, FilterReply, SessionRequest},
+    control::{self, ErrorReply, Event, FilterLink, FilterReply, SessionRequest, SwapRequest},
     limits::MAX_CONTROL_BODY,
 };
 use tokio::net::UnixStream;
@@ -67,6 +67,13 @@ impl Agent {
         let body = serde_json::to_vec(session).map_err(gone)?;
         let request = Request::post(uri(control::SESSION)).body(Full::from(body)).map_err(gone)?;
         Ok(Events { body: self.send(request).await?, partial: Vec::new() })
+    }
+
+    /// Gives the open session other filters; returns once they are in use. Their modules were uploaded.
+    pub async fn swap(&self, chain: Vec<FilterLink>) -> Result<(), ErrorReply> {
+        let body = serde_json::to_vec(&SwapRequest { chain }).map_err(gone)?;
+        let request = Request::put(uri(control::SESSION_FILTERS)).body(Full::from(body)).map_err(gone)?;
+        self.ask(request).await.map(drop)
     }
 
     /// `PUT` begins, `DELETE` ends a subscription of a port; returns once it has taken effect.

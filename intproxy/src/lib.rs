@@ -7,6 +7,7 @@ mod agent;
 mod delivery;
 pub mod layers;
 mod passing;
+pub mod push;
 pub mod records;
 mod session;
 pub mod settings;

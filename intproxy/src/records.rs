@@ -68,7 +68,7 @@ pub fn inspect(agent: PathBuf, filters: Vec<FilterFile>, mut request: InspectReq
     start(async move |out| {
         let mut signals = Signals::watch()?;
         let agent = Agent::connect(&agent).await?;
-        request.chain = upload(&agent, &filters).await?;
+        request.chain = upload(&agent, &filters).await?.into_iter().map(|link| link.link).collect();
         let mut lines = agent.inspect(&request).await?;
         loop {
             tokio::select! {

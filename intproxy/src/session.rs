@@ -11,7 +11,7 @@ use std::{collections::BTreeSet, path::Path, rc::Rc};
 
 use http::Method;
 use mirrord_protocol::{
-    control::{ErrorReply, Event, FilterLink, Level, SessionRequest},
+    control::{ErrorReply, Event, Level, SessionRequest},
     deliver::{Kind, token_from_hex},
     limits::{MAX_FILTER_MODULE, MAX_WORKERS},
 };
@@ -24,6 +24,7 @@ use crate::{
     agent::{Agent, Events},
     delivery::{self, Program},
     layers::{Layers, PortChange},
+    push::{Link, Pushes},
     settings::{FilterFile, Report, Settings},
 };
 
@@ -34,6 +35,7 @@ pub struct Session {
     program: Rc<Program>,
     layers: Layers,
     deliveries: JoinSet<()>,
+    pushes: Option<Pushes>,
 }
 
 /// How a session came to its end.
@@ -65,7 +67,7 @@ impl Session {
         let request = SessionRequest {
             owner: settings.owner.clone(),
             mode: settings.mode,
-            chain,
+            chain: chain.iter().map(|link| link.link.clone()).collect(),
             ambiguous: settings.ambiguous,
             show_decision: settings.show_decision,
             priority: settings.priority,
@@ -87,7 +89,11 @@ impl Session {
                 server.map_err(|error| failure(format!("cannot take deliveries from the agent: {error}"), "run the command again"))?;
             deliveries.spawn_local(delivery::serve(server, program.clone()));
         }
-        Ok(Self { agent, events, program, layers, deliveries })
+        let (pid, command) = (settings.owner.pid, settings.owner.command.clone());
+        // That nobody can reach the session is no reason to have none.
+        let pushes = Pushes::bind(agent.clone(), pid, command, chain);
+        let pushes = pushes.map_err(|error| tracing::warn!(%error, "this session takes no other filters")).ok();
+        Ok(Self { agent, events, program, layers, deliveries, pushes })
     }
 
     /// Value of `MIRRORD_LAYER_INTPROXY_ADDR` for the program.
@@ -97,12 +103,13 @@ impl Session {
 
     /// Serves until `lifeline` has ended or the agent is gone.
     pub async fn serve(self, lifeline: impl Future<Output = ()>, report: impl Fn(Report) + Clone + 'static) -> End {
-        let Self { agent, mut events, program, layers, mut deliveries } = self;
+        let Self { agent, mut events, program, layers, mut deliveries, pushes } = self;
         // layers --a port was opened or closed--> subscriptions
         let (changes, inbox) = mpsc::channel(64);
         let closing = Rc::new(Notify::new());
         let subscriptions = tokio::task::spawn_local(subscriptions(agent, program, inbox, closing.clone(), report.clone()));
         let serving = tokio::task::spawn_local(layers.run(changes));
+        let pushing = pushes.map(|pushes| tokio::task::spawn_local(pushes.run(report.clone())));
         tokio::pin!(lifeline);
         let end = loop {
             tokio::select! {
@@ -116,6 +123,9 @@ impl Session {
                 Some(_) = deliveries.join_next() => break End::Lost(lost("a delivery connection to the agent has ended")),
             }
         };
+        if let Some(pushing) = pushing {
+            pushing.abort();
+        }
         if matches!(end, End::Orderly) {
             closing.notify_one();
             let _ = subscriptions.await;
@@ -187,14 +197,17 @@ async fn end(agent: &Agent, port: u16, active: &mut BTreeSet<u16>) {
 }
 
 /// Uploads filters; what names them afterwards.
-pub(crate) async fn upload(agent: &Agent, filters: &[FilterFile]) -> Result<Vec<FilterLink>, ErrorReply> {
+pub(crate) async fn upload(agent: &Agent, filters: &[FilterFile]) -> Result<Vec<Link>, ErrorReply> {
     let mut chain = Vec::new();
     for filter in filters {
-        let module = read_module(&filter.path)?;
-        let name = filter.path.file_name().map_or_else(|| "filter".into(), |name| name.to_string_lossy());
-        let name: String = name.chars().map(|c| if c.is_ascii_graphic() { c } else { '_' }).collect();
-        let uploaded = agent.upload(&name, module).await?;
-        chain.push(FilterLink { sha256: uploaded.sha256, config: filter.config.clone(), upstreams: filter.upstreams.clone() });
+        let mut link = Link { name: "http_filter".into(), link: filter.link.clone() };
+        if let Some(path) = &filter.path {
+            let module = read_module(path)?;
+            let name = path.file_name().map_or_else(|| "filter".into(), |name| name.to_string_lossy());
+            link.name = name.chars().map(|c| if c.is_ascii_graphic() { c } else { '_' }).collect();
+            link.link.sha256 = agent.upload(&link.name, module).await?.sha256;
+        }
+        chain.push(link);
     }
     Ok(chain)
 }

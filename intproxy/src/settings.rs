@@ -3,7 +3,7 @@
 
 use std::path::PathBuf;
 
-use mirrord_protocol::control::{Ambiguous, ErrorReply, Level, Mode, Owner};
+use mirrord_protocol::control::{Ambiguous, ErrorReply, FilterLink, Level, Mode, Owner};
 use serde::{Deserialize, Serialize};
 
 /// All that a session is made from.
@@ -31,13 +31,10 @@ pub struct Settings {
 /// A filter of the chain.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct FilterFile {
-    /// The Wasm module.
-    pub path: PathBuf,
-    /// Configuration handed to it as it is.
-    pub config: String,
-    /// Hosts that its HTTP calls may reach: what it calls them, and `host:port`.
-    #[serde(default)]
-    pub upstreams: Vec<(String, String)>,
+    /// The Wasm module; absent for a declared filter.
+    pub path: Option<PathBuf>,
+    /// How it is to be run. The hash is not known yet.
+    pub link: FilterLink,
 }
 
 /// `-p POD[:LOCAL]`: traffic of the pod's port `pod` goes to the program's port `local`. Neither is 0.

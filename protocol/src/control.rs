@@ -4,6 +4,7 @@
 //! |---|---|---|
 //! | `POST /v1/filters` | Wasm bytes → [`FilterReply`] | the module is compiled; idempotent by content |
 //! | `POST /v1/session` | [`SessionRequest`] → [`Event`] lines | the session lives as long as this exchange; one for a connection |
+//! | `PUT /v1/session/filters` | [`SwapRequest`] → empty | other filters for the open session; answered once all workers use them |
 //! | `PUT /v1/subscriptions/PORT` | empty → empty | answered once the port's traffic reaches the gateway |
 //! | `DELETE /v1/subscriptions/PORT` | empty → empty | answered once new connections reach the pod alone |
 //! | `GET /v1/ready` | empty → empty or [`ErrorReply`] | 200: sessions are taken; 503: why not |
@@ -24,6 +25,8 @@ pub const VERSION: u32 = 1;
 pub const FILTERS: &str = "/v1/filters";
 /// Path that opens the session of a connection.
 pub const SESSION: &str = "/v1/session";
+/// Path that gives the session other filters.
+pub const SESSION_FILTERS: &str = "/v1/session/filters";
 /// Prefix of the subscription paths, followed by the port in decimal.
 pub const SUBSCRIPTIONS: &str = "/v1/subscriptions/";
 /// Path that tells whether the agent takes sessions.
@@ -78,16 +81,92 @@ impl fmt::Display for Owner {
 }
 
 /// One link of a session's filter chain.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct FilterLink {
-    /// SHA-256 of the uploaded module, lower-case hex, from [`FilterReply`].
+    /// SHA-256 of the uploaded module, lower-case hex, from [`FilterReply`]; empty for a declared filter.
     pub sha256: String,
-    /// Configuration handed to the filter as it is; most filters read JSON.
+    /// Configuration handed to the filter as it is; most filters read JSON. Of a declared filter, its condition.
     #[serde(default)]
     pub config: String,
     /// Hosts that a proxy-wasm filter's HTTP calls may reach: what it calls them, and `host:port`.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub upstreams: Vec<(String, String)>,
+    /// What the filter is made of.
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub kind: FilterKind,
+    /// What a request meets when the filter fails.
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub on_failure: OnFailure,
+    /// Whether requests share an instance.
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub isolation: Isolation,
+    /// Limits other than the agent's own.
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub limits: FilterLimits,
+}
+
+/// What a filter is made of.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum FilterKind {
+    /// An uploaded module.
+    #[default]
+    Wasm,
+    /// A condition in the words of `http_filter` of the config file.
+    Declared,
+}
+
+/// What a request meets when a filter fails, or is set aside because it failed too often.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum OnFailure {
+    /// As if the filter said nothing.
+    #[default]
+    Pass,
+    /// The session gets it.
+    Steal,
+    /// It is answered 503.
+    Deny,
+}
+
+/// Whether requests share an instance of a filter.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Isolation {
+    /// One instance for all requests of a worker.
+    #[default]
+    Shared,
+    /// A fresh one for each request.
+    Fresh,
+}
+
+/// Limits of one filter; what is absent is as the agent has it. The agent brings back into reason what is out of it.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub struct FilterLimits {
+    /// Longest call, milliseconds.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub call_ms: Option<u32>,
+    /// Longest first start with its configuration, milliseconds.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub configure_ms: Option<u32>,
+    /// Memory of an instance, KiB.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub memory_kib: Option<u32>,
+    /// Failures in a row after which it is set aside.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub faults_in_a_row: Option<u32>,
+}
+
+fn is_default<T: Default + PartialEq>(value: &T) -> bool {
+    *value == T::default()
+}
+
+/// Gives the session of the connection other filters. Modules are uploaded before. What is under way ends with the old filters; if
+/// one of the new ones is refused, nothing changes.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SwapRequest {
+    /// The whole new chain, in order. Empty if, and only if, the session has no filters.
+    pub chain: Vec<FilterLink>,
 }
 
 /// Opens a session.
@@ -267,7 +346,7 @@ mod tests {
         let request = SessionRequest {
             owner: Owner { user: "ann".into(), host: "laptop".into(), pid: 7, command: "python3".into() },
             mode: Mode::Steal,
-            chain: vec![FilterLink { sha256: "ab".into(), config: "{}".into(), upstreams: vec![] }],
+            chain: vec![FilterLink { sha256: "ab".into(), config: "{}".into(), ..FilterLink::default() }],
             ambiguous: Ambiguous::Pass,
             show_decision: false,
             priority: 0,
@@ -275,6 +354,26 @@ mod tests {
         let json = r#"{"owner":{"user":"ann","host":"laptop","pid":7,"command":"python3"},"mode":"steal","chain":[{"sha256":"ab","config":"{}"}],"ambiguous":"pass","show_decision":false,"priority":0}"#;
         assert_eq!(serde_json::to_string(&request).unwrap(), json);
         assert_eq!(serde_json::from_str::<SessionRequest>(json).unwrap(), request);
+    }
+
+    #[test]
+    fn links_keep_their_shape() {
+        let link = FilterLink {
+            sha256: String::new(),
+            config: "{}".into(),
+            upstreams: Vec::new(),
+            kind: FilterKind::Declared,
+            on_failure: OnFailure::Deny,
+            isolation: Isolation::Fresh,
+            limits: FilterLimits { call_ms: Some(5), ..FilterLimits::default() },
+        };
+        let json = concat!(
+            r#"{"chain":[{"sha256":"","config":"{}","kind":"declared","on_failure":"deny","#,
+            r#""isolation":"fresh","limits":{"call_ms":5}}]}"#
+        );
+        let request = SwapRequest { chain: vec![link] };
+        assert_eq!(serde_json::to_string(&request).unwrap(), json);
+        assert_eq!(serde_json::from_str::<SwapRequest>(json).unwrap(), request);
     }
 
     #[test]

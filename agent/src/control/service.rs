@@ -11,9 +11,9 @@ use std::{
 use bytes::Bytes;
 use http_body_util::{BodyExt, Limited};
 use hyper::{Method, Request, Response, StatusCode, body::Incoming};
-use mirrord_filters::{Filter, LogLevel, LogSink, Module, Settings, Upstream};
+use mirrord_filters::{Filter, LogLevel, LogSink, Module};
 use mirrord_protocol::{
-    control::{self, Ambiguous, ErrorReply, Event, FilterLink, FilterReply, Level, Mode, Owner, SessionRequest},
+    control::{self, Ambiguous, ErrorReply, Event, FilterKind, FilterLink, FilterReply, Level, Mode, Owner, SessionRequest, SwapRequest},
     deliver::token_to_hex,
     limits::{MAX_CHAIN, MAX_CONTROL_BODY, MAX_FILTER_CONFIG, MAX_FILTER_MODULE},
     records::{EXPLAIN, INSPECT},
@@ -22,7 +22,7 @@ use tokio::sync::{mpsc, watch};
 
 use super::{
     events::{EndSession, Events, Reply},
-    explain,
+    explain, links,
 };
 use crate::{
     admin::{self, Question},
@@ -43,6 +43,7 @@ const LINK_TIMEOUT: Duration = Duration::from_secs(5);
 /// What one control connection has: uploaded filters and at most one session.
 pub struct Connection {
     pub(super) app: Rc<App>,
+    /// By hash: those of the session's chain, and those that were uploaded for the next one.
     modules: RefCell<HashMap<String, Module>>,
     session: Cell<Option<SessionId>>,
     answers: Cell<bool>,
@@ -97,6 +98,7 @@ impl Connection {
             (&Method::POST, control::SESSION) => self.open(request).await,
             (&Method::POST, INSPECT) => self.inspect(request).await,
             (&Method::DELETE, INSPECT) => self.end_inspection().await,
+            (&Method::PUT, control::SESSION_FILTERS) => self.swap(request).await,
             (method @ (&Method::PUT | &Method::DELETE), path) => {
                 let port = path.strip_prefix(control::SUBSCRIPTIONS).and_then(|port| port.parse().ok()).filter(|port| *port != 0);
                 let port =
@@ -113,7 +115,8 @@ impl Connection {
 
     async fn upload(&self, request: Request<Incoming>) -> Result<Reply, Failure> {
         let name = request.headers().get(control::FILTER_NAME).and_then(|name| name.to_str().ok()).unwrap_or("filter").to_owned();
-        if self.modules.borrow().len() >= MAX_CHAIN {
+        // A session that swaps its whole chain has both for a moment.
+        if self.modules.borrow().len() >= 2 * MAX_CHAIN {
             return Err(refused(StatusCode::BAD_REQUEST, format!("more than {MAX_CHAIN} filters"), "use fewer filters in one session"));
         }
         let wasm = body(request, MAX_FILTER_MODULE).await?;
@@ -174,7 +177,7 @@ impl Connection {
         inspects: Option<(Wanted, Lines)>,
     ) -> Result<(SessionId, mpsc::Receiver<Event>), Failure> {
         let (notices, lines) = mpsc::channel(EVENT_ROOM);
-        let filters = self.chain(chain, &notices).await?;
+        let filters = self.chain(chain, &notices, &[]).await?;
         let id =
             self.app.sessions.borrow_mut().new_id().map_err(|error| refused(StatusCode::TOO_MANY_REQUESTS, error, "end one of them"))?;
         let token = random_token().map_err(|error| refused(StatusCode::INTERNAL_SERVER_ERROR, error, ""))?;
@@ -190,34 +193,71 @@ impl Connection {
             linked: watch::Sender::default(),
         });
         self.session.set(Some(id));
+        self.forget_modules(chain);
         Ok((id, lines))
     }
 
+    /// Other filters for the session. Everything that can go wrong does before a worker hears of it.
+    async fn swap(&self, request: Request<Incoming>) -> Result<Reply, Failure> {
+        let bytes = body(request, MAX_CONTROL_BODY).await?;
+        let SwapRequest { chain } = serde_json::from_slice(&bytes).map_err(|error| {
+            refused(StatusCode::BAD_REQUEST, format!("a request for other filters that cannot be read: {error}"), "use matching versions")
+        })?;
+        let id = self.own_session()?;
+        let notices = self.app.sessions.borrow().get(id).map(|session| (session.spec.notices.clone(), session.spec.filters.is_empty()));
+        let (notices, takes_all) = notices.ok_or_else(|| refused(StatusCode::CONFLICT, "the session has ended", ""))?;
+        if takes_all != chain.is_empty() {
+            // It would take, or leave, whole connections from now on: ports and conflicts were settled for the other case.
+            let help = "start another session with the filters that it is to have";
+            return Err(refused(
+                StatusCode::CONFLICT,
+                "filters can be replaced, but not added to a session without any, or all taken away",
+                help,
+            ));
+        }
+        let old = self.app.sessions.borrow().get(id).map(|session| session.spec.filters.clone()).unwrap_or_default();
+        let filters = self.chain(&chain, &notices, &old).await?;
+        self.app.swap_filters(id, filters).await;
+        self.forget_modules(&chain);
+        Ok(Reply::Bytes(None))
+    }
+
+    /// Forgets modules that the session does not use.
+    fn forget_modules(&self, chain: &[FilterLink]) {
+        self.modules.borrow_mut().retain(|sha256, _| chain.iter().any(|link| link.sha256 == *sha256));
+    }
+
     /// Configures the chain's filters; each that refuses its configuration says so in its own words.
-    async fn chain(&self, chain: &[FilterLink], notices: &mpsc::Sender<Event>) -> Result<Vec<Filter>, Failure> {
+    async fn chain(&self, chain: &[FilterLink], notices: &mpsc::Sender<Event>, old: &[Filter]) -> Result<Vec<Filter>, Failure> {
         if chain.len() > MAX_CHAIN {
             return Err(refused(StatusCode::BAD_REQUEST, format!("more than {MAX_CHAIN} filters"), "use fewer filters in one session"));
         }
         let mut filters = Vec::new();
-        for link in chain {
+        for (index, link) in chain.iter().enumerate() {
             if link.config.len() > MAX_FILTER_CONFIG {
                 let error = format!("a filter's configuration is longer than {MAX_FILTER_CONFIG} bytes");
                 return Err(refused(StatusCode::PAYLOAD_TOO_LARGE, error, "shorten it"));
             }
-            let module = self.modules.borrow().get(&link.sha256).cloned();
-            let module = module.ok_or_else(|| refused(StatusCode::BAD_REQUEST, format!("no filter {} was uploaded", link.sha256), ""))?;
             if link.upstreams.len() > MAX_UPSTREAMS || link.upstreams.iter().any(|(name, address)| name.len().max(address.len()) > 256) {
                 let error = format!("a filter has more than {MAX_UPSTREAMS} upstreams, or one with a name of more than 256 bytes");
                 return Err(refused(StatusCode::BAD_REQUEST, error, "name fewer --filter-upstream"));
             }
-            let config = link.config.clone();
-            let upstreams =
-                link.upstreams.iter().map(|(name, address)| Upstream { name: name.clone(), address: address.clone() }).collect();
-            let log = to_session(notices.clone());
-            let settings = Settings { config: config.into_bytes(), upstreams, log: Some(log), ..Settings::default() };
-            let configured = tokio::task::spawn_blocking(move || module.configure_with(settings)).await;
+            let module = match link.kind {
+                FilterKind::Declared => None,
+                FilterKind::Wasm => {
+                    let module = self.modules.borrow().get(&link.sha256).cloned();
+                    Some(module.ok_or_else(|| refused(StatusCode::BAD_REQUEST, format!("no filter {} was uploaded", link.sha256), ""))?)
+                }
+            };
+            let settings = links::settings(link, to_session(notices.clone()), old.get(index).cloned());
+            let engine = self.app.engine.clone();
+            let configured = tokio::task::spawn_blocking(move || match module {
+                Some(module) => module.configure_with(settings),
+                None => engine.declare(settings),
+            });
             filters.push(
                 configured
+                    .await
                     .map_err(|_| refused(StatusCode::INTERNAL_SERVER_ERROR, "a filter could not be configured", "report this filter"))?
                     .map_err(|error| refused(StatusCode::UNPROCESSABLE_ENTITY, error, ""))?,
             );

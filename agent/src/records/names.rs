@@ -36,6 +36,13 @@ impl Names {
         self.0.push_back(About { id, owner: owner.to_string(), mode, filters });
     }
 
+    /// A session has other filters. Decisions of the old ones are told by the new ones' names from now on.
+    pub fn rename(&mut self, id: SessionId, filters: &[Filter]) {
+        if let Some(about) = self.0.iter_mut().find(|about| about.id == id) {
+            about.filters = filters.iter().map(|filter| filter.name().to_owned()).collect();
+        }
+    }
+
     /// A decision in full.
     pub fn decision(&self, kept: &Kept) -> Decision {
         Decision {

@@ -2,7 +2,7 @@
 
 use std::ffi::OsString;
 
-use mirrord_config::{Ambiguous, Config, FilterFlag, Flags, Mode, Target};
+use mirrord_config::{Ambiguous, Config, File, FilterFlag, Flags, Format, Mode, Target};
 
 /// A target is printed as it was written; what is none says what to write instead.
 pub fn target(data: &[u8]) {
@@ -14,9 +14,16 @@ pub fn target(data: &[u8]) {
     }
 }
 
-/// Each line is a flag: its first letter says which one. Whatever comes out names a program and ports that are all different.
+/// Each line is a flag: its first letter says which one; what follows a `{` is a config file. Whatever comes out names a program and ports that are all different.
 pub fn config(data: &[u8]) {
     let Ok(text) = std::str::from_utf8(data) else { return };
+    let (text, file) = text.find('{').map_or((text, ""), |at| text.split_at(at));
+    for format in [Format::Toml, Format::Yaml] {
+        if let Err(error) = File::parse(file, format) {
+            assert!(!error.to_string().is_empty() && !error.help.is_empty());
+        }
+    }
+    let file = File::parse(file, Format::Json).unwrap_or_default();
     let mut flags = Flags::default();
     let mut variables = Vec::new();
     for line in text.lines() {
@@ -29,6 +36,8 @@ pub fn config(data: &[u8]) {
             Some('m') => flags.modes.push(Mode::Mirror),
             Some('f') => flags.filters.push(FilterFlag::Filter(rest.into())),
             Some('c') => flags.filters.push(FilterFlag::Config(rest)),
+            Some('h') => flags.filters.push(FilterFlag::Condition("header_filter", rest)),
+            Some('l') => flags.filters.push(FilterFlag::Limit(rest)),
             Some('p') => flags.ports.push(rest),
             Some('a') => flags.ambiguous = Some(Ambiguous::Refuse),
             Some('o') => flags.priority = rest.parse().ok(),
@@ -37,14 +46,16 @@ pub fn config(data: &[u8]) {
             _ => {}
         }
     }
-    let given = flags.filters.iter().filter(|flag| matches!(flag, FilterFlag::Filter(_))).count();
+    let given = flags.filters.iter().filter(|flag| matches!(flag, FilterFlag::Filter(_) | FilterFlag::Condition(..))).count();
+    // A condition may come from a variable or the file, and modules from the file.
+    let most = given + 1 + file.filters.len();
     let variable = |name: &str| {
         variables.iter().find_map(|line| line.split_once('=').filter(|(known, _)| *known == name)).map(|(_, value)| value.to_owned())
     };
-    match Config::resolve(flags, variable) {
+    match Config::resolve(flags, variable, file) {
         Ok(config) => {
             assert!(!config.program.is_empty());
-            assert_eq!(config.filters.len(), given);
+            assert!((given..=most).contains(&config.filters.len()));
             let ports = config.ports.unwrap_or_default();
             for (index, map) in ports.iter().enumerate() {
                 assert!(map.pod != 0 && map.local != 0);
