@@ -64,6 +64,7 @@ impl Verdict {
 /// One line of a reply to [`EXPLAIN`].
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
+#[expect(clippy::large_enum_variant, reason = "most lines are decisions, and none is kept")]
 pub enum ExplainLine {
     /// A filter that is not asked for now, because it failed again and again.
     SetAside(SetAside),

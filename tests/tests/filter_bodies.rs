@@ -146,7 +146,7 @@ fn a_fault_meets_its_own_request_alone() {
         assert_eq!(others.get("/", &[]).who(), "pod");
     }
     assert!(began.elapsed() < Duration::from_millis(500), "the others waited: {:?}", began.elapsed());
-    let error = mine.try_response().err().expect("a reset");
+    let error = mine.try_response().expect_err("a reset");
     assert_eq!(error.kind(), std::io::ErrorKind::ConnectionReset);
     assert!(began.elapsed() >= Duration::from_millis(600), "after {:?}", began.elapsed());
     assert!(session.seen().is_empty());

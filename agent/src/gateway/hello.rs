@@ -128,7 +128,9 @@ fn client_hello(message: &[u8]) -> Option<Hello<'_>> {
     // Type and length, version, random.
     left.take(4 + 2 + 32)?;
     // Session, cipher suites, compressions.
-    (left.short()?, left.long()?, left.short()?);
+    left.short()?;
+    left.long()?;
+    left.short()?;
     let mut hello = Hello::default();
     if left.0.is_empty() {
         return Some(hello);

@@ -452,7 +452,7 @@ mod tests {
             drop(observer);
             inspector.end();
             let batch = batches.recv().await.unwrap();
-            let mut lines = batch.lines.split(|byte| *byte == b'\n').map(|line| serde_json::from_slice(line));
+            let mut lines = batch.lines.split(|byte| *byte == b'\n').map(serde_json::from_slice);
             match (lines.next(), lines.next()) {
                 (Some(Ok(InspectLine::Exchange(exchange))), Some(Ok(InspectLine::Tally(tally)))) => (*exchange, tally),
                 other => panic!("{other:?}"),

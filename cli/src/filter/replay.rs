@@ -125,8 +125,7 @@ fn follow(chain: &mut Chain, mut followers: Followers, recorded: &Recorded, repl
 /// A body, window by window; its replacement if there is one.
 fn pass(chain: &mut Chain, followers: &mut Followers, side: Side, body: &[u8], faults: &mut Vec<Fault>) -> Option<Vec<u8>> {
     let (mut out, mut at, mut is_replaced) = (Vec::new(), 0, false);
-    loop {
-        let Some(window) = followers.window(side) else { break };
+    while let Some(window) = followers.window(side) {
         let next = body.len().min(at + window);
         let said = chain.on_body(followers, side, &body[at..next], next == body.len());
         faults.extend(said.faults);

@@ -131,7 +131,7 @@ impl<S: Surroundings> Relay<S> {
                     self.asks.continued = true;
                 }
                 if self.client_ended {
-                    return self.skip(cx, scratch, request, held).map(|()| true);
+                    return self.skip(cx, scratch, request, *held).map(|()| true);
                 }
             }
         }
@@ -144,7 +144,7 @@ impl<S: Surroundings> Relay<S> {
         match self.held.take() {
             Some(held) => match *held {
                 Held { why: Why::Delayed(steering, _), .. } => self.release(cx, scratch, request, steering),
-                held => self.skip(cx, scratch, request, Box::new(held)),
+                held => self.skip(cx, scratch, request, held),
             },
             None => Ok(()),
         }
@@ -162,10 +162,10 @@ impl<S: Surroundings> Relay<S> {
                 let len = held.data(input, request).len();
                 let fits = held.room.hold(input.len() + held.data.len()) && input.len() <= request.len + 2 * window + MOST_FRAMING;
                 if held.is_broken || held.questions == MOST_QUESTIONS {
-                    return self.give_up(held);
+                    return self.give_up(*held);
                 }
                 if len < window && !done {
-                    return if fits { Asked::Needs(held, 2 * window + MOST_FRAMING) } else { self.give_up(held) };
+                    return if fits { Asked::Needs(held, 2 * window + MOST_FRAMING) } else { self.give_up(*held) };
                 }
                 held.questions += 1;
                 let Why::Undecided(undecided) = std::mem::replace(&mut held.why, Why::nothing()) else { return Asked::Waits(held) };
@@ -187,7 +187,7 @@ impl<S: Surroundings> Relay<S> {
         }
     }
 
-    fn give_up(&mut self, held: Box<Held>) -> Asked {
+    fn give_up(&mut self, held: Held) -> Asked {
         self.count(Event::Skipped);
         let steering = match held.why {
             Why::Undecided(undecided) => with_parts(&self.flow, &self.input, |parts| undecided.skip(parts)),
@@ -196,7 +196,7 @@ impl<S: Surroundings> Relay<S> {
         Asked::Decided(steering.unwrap_or_default())
     }
 
-    fn skip(&mut self, cx: &mut Context<'_>, scratch: &mut [u8], request: Request, held: Box<Held>) -> Result<(), Exit> {
+    fn skip(&mut self, cx: &mut Context<'_>, scratch: &mut [u8], request: Request, held: Held) -> Result<(), Exit> {
         match self.give_up(held) {
             Asked::Decided(steering) => self.release(cx, scratch, request, steering),
             Asked::Waits(_) | Asked::Needs(..) => Ok(()),
