@@ -368,6 +368,15 @@ fn resident() -> usize {
 
 #[test]
 fn a_large_body_takes_no_memory_however_slow_its_reader() {
+    const ALONE: &str = "MIRRORD_TEST_ALONE";
+    if std::env::var_os(ALONE).is_none() {
+        // Memory is counted by process, and other tests take some: this one gets a process of its own.
+        let own = std::env::current_exe().unwrap();
+        let name = "a_large_body_takes_no_memory_however_slow_its_reader";
+        let output = std::process::Command::new(own).args([name, "--exact"]).env(ALONE, "1").output().unwrap();
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stdout));
+        return;
+    }
     const BODY: usize = 256 << 20;
     let pod = server(|mut stream| {
         let mut block = vec![b'x'; 1 << 20];
@@ -530,7 +539,9 @@ fn a_tls_connection_goes_by_the_name_that_it_asks_for() {
             client.shutdown(Shutdown::Write).unwrap();
             let sent = [&hello[..], b"more"].concat();
             assert_eq!(read_to_end(&mut client).unwrap(), [answer, &sent].concat());
-            assert_eq!(copies.recv_timeout(DEADLINE).unwrap(), sent, "the pod has it all, or a copy");
+            // A connection to the pod that was opened for nothing says nothing.
+            let heard = std::iter::repeat_with(|| copies.recv_timeout(DEADLINE).unwrap()).find(|heard| !heard.is_empty()).unwrap();
+            assert_eq!(heard, sent, "the pod has it all, or a copy");
         }
     }
     let mut client = gateway.connect();

@@ -144,7 +144,7 @@ impl ChainError {
             Self::Filter { .. } | Self::Kind(_) => "check the path behind --filter: it must be that of a Wasm module",
             Self::NotBuilt(_) => "run `mirrord filter build` in it, or give --filter-watch, which builds it",
             Self::Size(_) => "build the filter with optimisation and without debug information (cargo build --release, wasm-strip)",
-            Self::Config { .. } => "check the path behind the @",
+            Self::Config { .. } => "check the path behind --filter-config @",
             Self::ConfigSize => "shorten it; what does not change belongs into the filter itself",
             Self::Length => "put several decisions into one filter",
             Self::Condition(error) => &error.help,

@@ -98,7 +98,7 @@ pub enum ConfigError {
     #[error("--port: {0}")]
     Port(#[from] PortError),
     /// A flag that belongs to no module.
-    #[error("{0} stands behind no --filter")]
+    #[error("{0} stands before any --filter")]
     NoModule(&'static str),
     /// A `--filter-limit`.
     #[error("--filter-limit `{0}` is no limit")]
