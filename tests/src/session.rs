@@ -146,6 +146,8 @@ impl<'a> Exec<'a> {
     pub fn start(self, program: &Program) -> Session<'a> {
         let file = |ending: &str| self.pod.folder.path().join(format!("{}.{ending}", program.name));
         let (log, out) = (file("log"), file("out"));
+        // A session of that name may have been there before: what its program said is not said by this one.
+        let _ = fs::remove_file(&log);
         let words: Vec<_> = program.command.iter().map(|word| word.replace("{log}", log.to_str().unwrap())).collect();
         let output = File::create(&out).unwrap();
         let mut command = self.command(&words);

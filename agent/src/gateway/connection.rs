@@ -37,7 +37,16 @@ pub async fn serve<S: Surroundings>(surroundings: Rc<S>, flow: Flow, client: Tcp
     }
     let pod = Link::open(&surroundings, &flow, Upstream::Pod);
     let mut relay = Relay::new(surroundings.clone(), flow, pod);
-    let mut exit = read(&mut relay, &mut client).await;
+    match read(&mut relay, &mut client).await {
+        Exit::Done => {}
+        Exit::Gone => relay.abort(),
+        Exit::Reset => client.abort(),
+        exit => Box::pin(go_on(surroundings, flow, client, relay, exit)).await,
+    }
+}
+
+/// A connection that is no longer the relay's.
+async fn go_on<S: Surroundings>(surroundings: Rc<S>, flow: Flow, mut client: Tcp, mut relay: Relay<S>, mut exit: Exit) {
     let refuses = surroundings.refuse_ambiguous(&flow);
     if exit == Exit::NotHttp {
         let rest = relay.take_rest(exit);
