@@ -76,18 +76,18 @@ impl PartialEq for After {
 }
 
 /// What an upstream has heard on one stream. One that was cut off has heard as much as came before the reason did, and a session
-/// that has answered and ended need not have heard the rest of the request.
+/// that has answered and ended, or has said more than its answer, need not have heard the rest of the request.
 #[derive(Debug)]
 struct Heard {
     bytes: Vec<u8>,
     aborted: bool,
-    ended: bool,
+    answered: bool,
 }
 
 impl PartialEq for Heard {
     fn eq(&self, other: &Self) -> bool {
         let same = self.bytes.iter().zip(&other.bytes).all(|(a, b)| a == b);
-        self.aborted == other.aborted && same && (self.aborted || self.ended || self.bytes.len() == other.bytes.len())
+        self.aborted == other.aborted && same && (self.aborted || self.answered || self.bytes.len() == other.bytes.len())
     }
 }
 
@@ -363,10 +363,12 @@ fn play(acts: &[Act<'_>], options: Options, seed: u8, slow: usize) -> Outcome {
         stage.copy(true);
     }
     check(&stage, &client_said, &pod_said, session_ended);
+    let answered = !stage.client.heard().is_empty();
     let heard = |pod: bool| {
         let opened = stage.scene.opened.borrow();
         let of = opened.iter().filter(|(upstream, _)| (*upstream == Upstream::Pod) == pod);
-        of.map(|(_, stream)| Heard { bytes: stream.heard(), aborted: stream.aborted(), ended: !pod && stream.ended() }).collect::<Vec<_>>()
+        of.map(|(_, stream)| Heard { bytes: stream.heard(), aborted: stream.aborted(), answered: !pod && (answered || stream.ended()) })
+            .collect::<Vec<_>>()
     };
     let mut pod = heard(true);
     let mut sessions = heard(false);
