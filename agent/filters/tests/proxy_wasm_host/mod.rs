@@ -7,8 +7,9 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, OnceLock};
 use std::task::{Context, Wake, Waker};
+use std::time::Duration;
 
-use mirrord_filters::{Edit, Engine, EngineSettings, Filter, Module, Outcome, Settings, Step, Upstream};
+use mirrord_filters::{Edit, Engine, EngineSettings, Filter, Limits, Module, Outcome, Settings, Step, Upstream};
 
 /// The SDKs.
 pub const GUESTS: [&str; 2] = ["rust", "go"];
@@ -40,13 +41,19 @@ pub fn module(guest: &str) -> Module {
 }
 
 pub fn filter(guest: &str, config: &str) -> (Filter, Log) {
-    filter_with(guest, Settings { config: config.into(), ..Settings::default() })
+    filter_with(guest, Settings { config: config.into(), limits: limits(guest), ..Settings::default() })
 }
 
 /// With an upstream `auth`.
 pub fn with_upstream(guest: &str, config: &str) -> (Filter, Log) {
     let upstreams = vec![Upstream { name: "auth".into(), address: "127.0.0.1:9".into() }];
-    filter_with(guest, Settings { config: config.into(), upstreams, ..Settings::default() })
+    filter_with(guest, Settings { config: config.into(), upstreams, limits: limits(guest), ..Settings::default() })
+}
+
+/// Go's runtime takes some milliseconds to start, and longer on a busy machine; what its filters do is looked at here, not how fast.
+fn limits(guest: &str) -> Limits {
+    let call = if guest == "go" { Duration::from_millis(500) } else { Limits::default().call };
+    Limits { call, ..Limits::default() }
 }
 
 pub fn filter_with(guest: &str, settings: Settings) -> (Filter, Log) {
