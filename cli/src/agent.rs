@@ -111,6 +111,16 @@ pub fn accepts(socket: &Path) -> Result<bool, AgentError> {
     }
 }
 
+/// Names the agent whose socket this is: device and inode. Another agent's socket at that path is another file.
+pub fn identity(socket: &Path) -> Option<(u64, u64)> {
+    fs::metadata(socket).ok().map(|socket| (socket.dev(), socket.ino()))
+}
+
+/// Whether the agent that was found there listens still.
+pub fn is_still(socket: &Path, found: Option<(u64, u64)>) -> Result<bool, AgentError> {
+    Ok(accepts(socket)? && identity(socket) == found)
+}
+
 /// The right to start agents: a lock on the folder itself, so that none is left behind as a file. Ends with this value or process.
 struct Turn {
     folder: File,

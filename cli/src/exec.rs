@@ -104,10 +104,11 @@ fn open(mut settings: Settings, namespace: &Namespace, keep: Capabilities) -> Re
     let mut attempt = 1;
     loop {
         settings.agent = agent::find_or_start(namespace, keep)?;
+        let found = agent::identity(&settings.agent);
         match Intproxy::start(&settings) {
             Ok(opened) => return Ok(opened),
             // It was about to end when we found it.
-            Err(IntproxyError::Failed(_)) if attempt < ATTEMPTS && !agent::accepts(&settings.agent)? => attempt += 1,
+            Err(IntproxyError::Failed(_)) if attempt < ATTEMPTS && !agent::is_still(&settings.agent, found)? => attempt += 1,
             Err(error) => return Err(error.into()),
         }
     }
