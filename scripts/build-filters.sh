@@ -9,8 +9,9 @@
 # AssemblyScript from npm into ~/.cache/mirrord-dev. What has not changed is not built again.
 #
 # For Rust it is usually `cargo build --target wasm32-unknown-unknown`. Where rustup has no standard library for that target
-# and cannot fetch one, Debian's own compiler does it (packages rustc-web, cargo-web, rust-web-src, rust-web-llvm, lld-22): its
-# standard library is compiled from its source once and kept in ~/.cache/mirrord-dev/wasm-sysroot/<compiler version>.
+# and cannot fetch one, Debian's own compiler does it (packages rustc-web, cargo-web, rust-web-src, rust-web-llvm, lld-22), by
+# cli/templates/wasm-rust.sh, as in `mirrord filter build`: its standard library is compiled from its source once and kept in
+# ~/.cache/mirrord-dev/wasm-sysroot/<compiler version>.
 # A warm machine needs no network. Several runs at once wait for each other.
 # MIRRORD_WASM_TOOLCHAIN=rustup or =debian forces one of the two.
 set -euo pipefail
@@ -66,40 +67,6 @@ install_packages() {
 install_debian_compiler() {
     install_packages "run 'rustup target add $TRIPLE' where rustup can reach its server" "${DEBIAN_PACKAGES[@]}"
     debian_compiler_installed || die "the packages are installed, but /usr/bin/rustc, its source or rust-lld is missing"
-}
-
-# Compiles std for the target into $1. An interrupted run leaves nothing that looks finished.
-build_sysroot() {
-    local sysroot=$1 work
-    say "compiling the standard library for $TRIPLE with $(/usr/bin/rustc -V) (once, about a minute)"
-    work=$(mktemp -d)
-    # shellcheck disable=SC2064
-    trap "rm -rf '$work'" EXIT
-    # An empty crate whose dependencies are all that is wanted.
-    cat >"$work/Cargo.toml" <<-'TOML'
-		[package]
-		name = "empty"
-		version = "0.0.0"
-		edition = "2021"
-		[lib]
-		path = "lib.rs"
-		[profile.release]
-		opt-level = 3
-		codegen-units = 1
-		[workspace]
-	TOML
-    echo '#![no_std]' >"$work/lib.rs"
-    # RUSTC_BOOTSTRAP: build-std is a nightly option, and compiler and source here are of one version.
-    # Bitcode, so that filters can link with LTO.
-    (cd "$work" && RUSTC=/usr/bin/rustc RUSTC_BOOTSTRAP=1 RUSTFLAGS=-Cembed-bitcode=yes CARGO_TARGET_DIR=$work/target \
-        /usr/bin/cargo build -q --release --target "$TRIPLE" -Z build-std=std,panic_abort -Z build-std-features=) ||
-        die "could not compile the standard library for $TRIPLE (see above)"
-    local libs=$work/sysroot/lib/rustlib/$TRIPLE/lib
-    mkdir -p "$libs" "$(dirname "$sysroot")"
-    cp "$work/target/$TRIPLE/release/deps/"lib*.rlib "$libs/"
-    rm -f "$libs"/libempty-*
-    rm -rf "$sysroot"
-    cp -r "$work/sysroot" "$sysroot.new" && mv "$sysroot.new" "$sysroot"
 }
 
 # Renamed into place: a reader never sees half a file; left alone when equal, so that nothing depending on it is rebuilt.
@@ -204,10 +171,7 @@ flock 9
 build_with_rustup() { build cargo; }
 build_with_debian() {
     debian_compiler_installed || install_debian_compiler
-    local sysroot
-    sysroot=$(debian_sysroot)
-    [ -d "$sysroot" ] || build_sysroot "$sysroot"
-    RUSTC=/usr/bin/rustc RUSTFLAGS="--sysroot=$sysroot" build /usr/bin/cargo
+    build bash "$ROOT/cli/templates/wasm-rust.sh"
 }
 
 case ${MIRRORD_WASM_TOOLCHAIN:-} in
