@@ -17,6 +17,7 @@ use mirrord_protocol::{
 use super::{
     follow::Following,
     latency::Timed,
+    looking::told,
     passed::Passed,
     table::{Port, Subscription, Worker},
     thread::Stream,
@@ -151,17 +152,15 @@ impl Worker {
             extra.path = path.or(extra.path.take());
             extra.delay = delay.map(|delay| delay + extra.delay.unwrap_or_default()).or(extra.delay);
         }
-        let word = match verdict {
+        match verdict {
             Verdict::Pass => return Answer::Pass,
             Verdict::Mirror => {
                 walk.steering.copies.push(spec.id);
                 return Answer::Copy(link);
             }
-            Verdict::Steal => "steal",
-            Verdict::StealAndMirror => "steal_and_mirror",
-            Verdict::Respond(_) => "respond",
-            Verdict::Abort => "abort",
-        };
+            Verdict::Steal | Verdict::StealAndMirror | Verdict::Respond(_) | Verdict::Abort => {}
+        }
+        let word = told(&verdict).as_str();
         if verdict == Verdict::StealAndMirror {
             walk.steering.extra.get_or_insert_default().pod_copy = true;
         }
@@ -193,9 +192,18 @@ impl Worker {
         steering
     }
 
-    fn steered(self: &Rc<Self>, port: Rc<Port>, mut walk: Walk, from: usize, request: &RequestParts<'_>, flow: &Flow) -> Steered {
+    /// Asks the subscriptions from the `from`th on, to the end or to one that has not decided.
+    fn steered(
+        self: &Rc<Self>,
+        port: Rc<Port>,
+        mut walk: Walk,
+        from: usize,
+        request: &RequestParts<'_>,
+        flow: &Flow,
+        measured: Option<Instant>,
+    ) -> Steered {
         match self.walk(&port, from, &mut walk, request) {
-            None => Steered::Decided(self.settle(&port, walk, flow, request, None)),
+            None => Steered::Decided(self.settle(&port, walk, flow, request, measured)),
             Some(open) => Steered::Undecided(Box::new(Question { worker: self.clone(), port, flow: *flow, walk, open })),
         }
     }
@@ -211,7 +219,7 @@ impl Worker {
                 if self.note(&port, at, answer, &mut walk) {
                     return Steered::Decided(self.settle(&port, walk, flow, request, None));
                 }
-                return self.steered(port, walk, at + 1, request, flow);
+                return self.steered(port, walk, at + 1, request, flow, None);
             }
             Step::NeedsBody(pending) => Open::new(at, pending, true),
             Step::Waits(pending) => Open::new(at, pending, false),
@@ -334,11 +342,7 @@ impl Surroundings for Worker {
         let Some(port) = self.port(flow) else { return Steered::Decided(Steering::default()) };
         let measured = self.stopwatch.begin();
         let began = if self.decisions.is_followed() { Some(Instant::now()) } else { None };
-        let mut walk = Walk { began, ..Walk::default() };
-        match self.walk(&port, 0, &mut walk, request) {
-            None => Steered::Decided(self.settle(&port, walk, flow, request, measured)),
-            Some(open) => Steered::Undecided(Box::new(Question { worker: self.clone(), port, flow: *flow, walk, open })),
-        }
+        self.steered(port, Walk { began, ..Walk::default() }, 0, request, flow, measured)
     }
 
     fn looks_at_connections(&self, flow: &Flow) -> bool {

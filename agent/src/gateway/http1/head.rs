@@ -308,8 +308,7 @@ fn host_agrees(target: &str, host: Option<&[u8]>) -> bool {
 fn response_framing(status: u16, http10: bool, asks: Asks, headers: &[Header<'_>]) -> Option<(Body, bool)> {
     let found = Framing::of(headers);
     let close = found.closes(http10);
-    let never = asks.head || status < 200 || status == 204 || status == 304 || (asks.connect && status / 100 == 2);
-    if never {
+    if never_has_body(status, asks) {
         return Some((Body::Empty, close));
     }
     if found.codings > 1 || found.disguised || (found.coding.is_some() && (found.length.is_some() || http10)) {
@@ -327,6 +326,11 @@ fn response_framing(status: u16, http10: bool, asks: Asks, headers: &[Header<'_>
         (None, Some(length)) => Body::length(digits(length)?),
     };
     Some((body, close || body == Body::UntilClose))
+}
+
+/// Whether a response ends with its head, whatever its fields say (RFC 9112, 6.3).
+pub(super) fn never_has_body(status: u16, asks: Asks) -> bool {
+    asks.head || status < 200 || status == 204 || status == 304 || (asks.connect && status / 100 == 2)
 }
 
 /// A request's length: no leading zero, which some read as octal or refuse.

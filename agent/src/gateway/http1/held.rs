@@ -246,15 +246,7 @@ impl<S: Surroundings> Relay<S> {
         if self.client_ended || self.input.len() > most {
             return Ok(false);
         }
-        match client.poll_read(cx, scratch) {
-            Poll::Pending => Ok(false),
-            Poll::Ready(Err(_)) => Err(Exit::Gone),
-            Poll::Ready(Ok(read)) => {
-                self.client_ended = read == 0;
-                self.input.extend_from_slice(&scratch[..read]);
-                Ok(true)
-            }
-        }
+        self.take_in(cx, client, scratch)
     }
 }
 

@@ -9,7 +9,7 @@ use mirrord_protocol::records::End;
 use super::{
     edit,
     framing::Body,
-    head::{Asks, Request, Response},
+    head::{Request, Response, never_has_body},
     passage::{Passage, Stop},
     relay::{Down, Exit, Relay, To, Up},
 };
@@ -318,8 +318,4 @@ impl<S: Surroundings> Relay<S> {
         }
         closes
     }
-}
-
-fn never_has_body(status: u16, asks: Asks) -> bool {
-    asks.head || status < 200 || matches!(status, 204 | 304)
 }

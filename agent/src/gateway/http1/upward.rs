@@ -190,22 +190,15 @@ impl<S: Surroundings> Relay<S> {
     pub(super) fn broken_body(&mut self) -> Result<(), Exit> {
         self.cut_copies();
         let passes = self.to == To::Pod && !self.surroundings.refuse_ambiguous(&self.flow) && self.give_back();
-        match self.to {
-            To::Pod if passes => return Err(Exit::Opaque(Ambiguity::Chunk)),
-            To::Pod => self.cut_pod(),
-            To::Session(id) => {
-                let surroundings = self.surroundings.clone();
-                if let Some(Link::Open(stream)) = self.session(id) {
-                    surroundings.abort(stream);
-                }
-                self.drop_session(id);
-            }
-            To::Nobody => {
-                // Our response is complete or on its way: nothing to add but the end.
-                (self.up, self.down, self.input) = (Up::Drain, Down::Closing, Vec::new());
-                return Ok(());
-            }
+        if passes {
+            return Err(Exit::Opaque(Ambiguity::Chunk));
         }
+        if self.to == To::Nobody {
+            // Our response is complete or on its way: nothing to add but the end.
+            (self.up, self.down, self.input) = (Up::Drain, Down::Closing, Vec::new());
+            return Ok(());
+        }
+        self.drop_upstream();
         if self.answered {
             return Err(Exit::Reset);
         }
@@ -232,13 +225,19 @@ impl<S: Surroundings> Relay<S> {
         if self.input.len() > MAX_HEAD {
             return Ok(false);
         }
+        let came = self.take_in(cx, client, scratch)?;
+        self.fresh |= came && !self.client_ended;
+        Ok(came)
+    }
+
+    /// Adds what the client says next to `input`. `false`: nothing, for now.
+    pub(super) fn take_in(&mut self, cx: &mut Context<'_>, client: &mut impl Sock, scratch: &mut [u8]) -> Result<bool, Exit> {
         match client.poll_read(cx, scratch) {
             Poll::Pending => Ok(false),
             Poll::Ready(Err(_)) => Err(Exit::Gone),
             Poll::Ready(Ok(read)) => {
                 self.client_ended = read == 0;
                 self.input.extend_from_slice(&scratch[..read]);
-                self.fresh |= read > 0;
                 Ok(true)
             }
         }
