@@ -134,18 +134,16 @@ fn session(session: &Session) -> SessionState {
 async fn metrics_text(app: &App) -> Option<String> {
     let redirect = app.redirect().await.ok();
     let Admin { registry, metrics, .. } = &app.admin;
-    metrics.sessions.set(app.sessions.borrow().iter().count() as i64);
     let sessions = app.sessions.borrow();
-    let filters = sessions.iter().flat_map(|session| &session.spec.filters);
-    metrics.set_aside.set(filters.filter(|filter| filter.set_aside_for().is_some()).count() as i64);
+    let filters = || sessions.iter().flat_map(|session| &session.spec.filters);
+    metrics.sessions.set(sessions.iter().count() as i64);
+    metrics.set_aside.set(filters().filter(|filter| filter.set_aside_for().is_some()).count() as i64);
     metrics.redirected_ports.set(redirect.as_ref().map_or(0, |status| status.ports.len() as i64));
     metrics.in_flight.set(redirect.map_or(0, |status| status.in_flight as i64));
     metrics.draining.set(i64::from(app.is_draining()));
     let mut text = String::new();
     text::encode_registry(&mut text, registry).ok()?;
-    let sessions = app.sessions.borrow();
-    let filters = filters::registry(sessions.iter().flat_map(|session| &session.spec.filters));
-    text::encode_registry(&mut text, &filters).ok()?;
+    text::encode_registry(&mut text, &filters::registry(filters())).ok()?;
     text::encode_eof(&mut text).ok()?;
     Some(text)
 }

@@ -324,13 +324,8 @@ impl App {
 
     /// The workers' last decisions, in no order.
     pub async fn decisions(&self, query: Query) -> Vec<Kept> {
-        let ask = |worker: &Handle| {
-            let (answer, answered) = oneshot::channel();
-            let _ = worker.orders.send(Order::Explain(query, answer));
-            answered
-        };
         let mut all = Vec::new();
-        for answered in self.workers.iter().map(ask).collect::<Vec<_>>() {
+        for answered in self.ask(|answer| Order::Explain(query, answer)) {
             all.append(&mut answered.await.unwrap_or_default());
         }
         all
@@ -351,12 +346,7 @@ impl App {
 
     /// Gives a session other filters, and resolves once every request that comes meets them. What is under way ends with the old ones.
     pub async fn swap_filters(&self, id: SessionId, filters: Vec<Filter>) {
-        let mut acknowledged = Vec::new();
-        for worker in &self.workers {
-            let (done, is_done) = oneshot::channel();
-            let _ = worker.orders.send(Order::SwapChain(id, filters.clone(), done));
-            acknowledged.push(is_done);
-        }
+        let acknowledged = self.ask(|done| Order::SwapChain(id, filters.clone(), done));
         self.names.borrow_mut().rename(id, &filters);
         self.sessions.borrow_mut().set_filters(id, filters);
         for is_done in acknowledged {
@@ -406,18 +396,22 @@ impl App {
         }
     }
 
+    /// Asks all workers; what each answers comes out of its channel.
+    fn ask<T>(&self, order: impl Fn(oneshot::Sender<T>) -> Order) -> Vec<oneshot::Receiver<T>> {
+        let tell = |worker: &Handle| {
+            let (answer, answered) = oneshot::channel();
+            let _ = worker.orders.send(order(answer));
+            answered
+        };
+        self.workers.iter().map(tell).collect()
+    }
+
     /// Brings the workers' tables and then the redirect into line with the sessions. The tables come first: what is redirected
     /// is known, and what is no longer known goes to the pod.
     pub async fn apply(&self) -> Result<(), RedirectError> {
         let _one_at_a_time = self.changing.lock().await;
         let ports = Arc::new(self.sessions.borrow().ports());
-        let mut acknowledged = Vec::new();
-        for worker in &self.workers {
-            let (done, is_done) = oneshot::channel();
-            let _ = worker.orders.send(Order::SetPorts(ports.clone(), done));
-            acknowledged.push(is_done);
-        }
-        for is_done in acknowledged {
+        for is_done in self.ask(|done| Order::SetPorts(ports.clone(), done)) {
             let _ = is_done.await;
         }
         let ports: BTreeSet<u16> = ports.keys().copied().collect();

@@ -13,14 +13,14 @@ use bytes::Bytes;
 use hyper::{Request, StatusCode, body::Incoming};
 use mirrord_protocol::{
     control::{Ambiguous, Event, Mode},
-    limits::{MAX_CONTROL_BODY, MAX_PORTS},
+    limits::MAX_PORTS,
     records::{InspectLine, InspectRequest, MAX_INSPECT_BODY},
 };
 use tokio::sync::mpsc;
 
 use super::{
     events::{EndSession, Reply, line},
-    service::{Connection, Failure, body, refused},
+    service::{Connection, Failure, read, refused},
 };
 use crate::records::exchanges::{Batch, Lines, Wanted};
 
@@ -37,10 +37,7 @@ pub struct Inspecting {
 impl Connection {
     /// Opens the session; it is answered once all new connections to its ports are looked at.
     pub(super) async fn inspect(&self, request: Request<Incoming>) -> Result<Reply, Failure> {
-        let bytes = body(request, MAX_CONTROL_BODY).await?;
-        let request: InspectRequest = serde_json::from_slice(&bytes).map_err(|error| {
-            refused(StatusCode::BAD_REQUEST, format!("a request to inspect that cannot be read: {error}"), "use matching versions")
-        })?;
+        let request: InspectRequest = read(request, "a request to inspect").await?;
         self.may_open().await?;
         let ports = self.ports(&request.ports).await?;
         let wanted = Wanted { headers: request.headers, body: request.body.min(MAX_INSPECT_BODY), credentials: request.show_credentials };

@@ -139,10 +139,7 @@ impl Connection {
     }
 
     async fn open(&self, request: Request<Incoming>) -> Result<Reply, Failure> {
-        let bytes = body(request, MAX_CONTROL_BODY).await?;
-        let request: SessionRequest = serde_json::from_slice(&bytes).map_err(|error| {
-            refused(StatusCode::BAD_REQUEST, format!("a session request that cannot be read: {error}"), "use matching versions")
-        })?;
+        let request: SessionRequest = read(request, "a session request").await?;
         if request.mode == Mode::Inspect {
             return Err(refused(StatusCode::BAD_REQUEST, "a session that only looks is opened elsewhere", "ask POST /v1/inspect"));
         }
@@ -199,14 +196,11 @@ impl Connection {
 
     /// Other filters for the session. Everything that can go wrong does before a worker hears of it.
     async fn swap(&self, request: Request<Incoming>) -> Result<Reply, Failure> {
-        let bytes = body(request, MAX_CONTROL_BODY).await?;
-        let SwapRequest { chain } = serde_json::from_slice(&bytes).map_err(|error| {
-            refused(StatusCode::BAD_REQUEST, format!("a request for other filters that cannot be read: {error}"), "use matching versions")
-        })?;
+        let SwapRequest { chain } = read(request, "a request for other filters").await?;
         let id = self.own_session()?;
-        let notices = self.app.sessions.borrow().get(id).map(|session| (session.spec.notices.clone(), session.spec.filters.is_empty()));
-        let (notices, takes_all) = notices.ok_or_else(|| refused(StatusCode::CONFLICT, "the session has ended", ""))?;
-        if takes_all != chain.is_empty() {
+        let found = self.app.sessions.borrow().get(id).map(|session| (session.spec.notices.clone(), session.spec.filters.clone()));
+        let (notices, old) = found.ok_or_else(|| refused(StatusCode::CONFLICT, "the session has ended", ""))?;
+        if old.is_empty() != chain.is_empty() {
             // It would take, or leave, whole connections from now on: ports and conflicts were settled for the other case.
             let help = "start another session with the filters that it is to have";
             return Err(refused(
@@ -215,7 +209,6 @@ impl Connection {
                 help,
             ));
         }
-        let old = self.app.sessions.borrow().get(id).map(|session| session.spec.filters.clone()).unwrap_or_default();
         let filters = self.chain(&chain, &notices, &old).await?;
         self.app.swap_filters(id, filters).await;
         self.forget_modules(&chain);
@@ -331,7 +324,14 @@ fn to_session(notices: mpsc::Sender<Event>) -> LogSink {
     })
 }
 
-pub(super) async fn body(request: Request<Incoming>, limit: usize) -> Result<Bytes, Failure> {
+/// What a request says in JSON; `what`: what it should be, for whoever sent something else.
+pub(super) async fn read<T: serde::de::DeserializeOwned>(request: Request<Incoming>, what: &str) -> Result<T, Failure> {
+    let bytes = body(request, MAX_CONTROL_BODY).await?;
+    serde_json::from_slice(&bytes)
+        .map_err(|error| refused(StatusCode::BAD_REQUEST, format!("{what} that cannot be read: {error}"), "use matching versions"))
+}
+
+async fn body(request: Request<Incoming>, limit: usize) -> Result<Bytes, Failure> {
     let collected = Limited::new(request.into_body(), limit).collect().await;
     let error = |error| refused(StatusCode::PAYLOAD_TOO_LARGE, format!("cannot read the request: {error}"), "");
     Ok(collected.map_err(error)?.to_bytes())
