@@ -18,5 +18,7 @@ pub const MAX_SESSIONS: usize = 1024;
 pub const MAX_LAYER_FRAME: usize = 64 << 10;
 /// Most worker threads that an agent may have, and so most delivery connections of one session.
 pub const MAX_WORKERS: u16 = 64;
+/// Low bits of the id of a decision or an exchange that name its worker.
+pub const WORKER_BITS: u32 = 6;
 /// How long a peer may take over a hello, a head or a reply that needs nobody else.
 pub const HELLO_TIMEOUT: Duration = Duration::from_secs(5);

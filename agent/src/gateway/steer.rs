@@ -76,11 +76,6 @@ pub struct Extra {
 }
 
 impl Steering {
-    /// Takes out what few requests have.
-    pub fn take_extra(&mut self) -> Extra {
-        self.extra.take().map(|extra| *extra).unwrap_or_default()
-    }
-
     /// Takes out how long the request is to wait.
     pub fn take_delay(&mut self) -> Option<Duration> {
         self.extra.as_mut()?.delay.take()
@@ -117,6 +112,11 @@ pub enum Steered {
     /// One of them has not decided: the request is held, and nothing else.
     Undecided(Box<dyn Undecided>),
 }
+
+/// How long filters may take to decide about one request, all together.
+pub const DECISION_TIME: Duration = Duration::from_secs(5);
+/// More questions about one request's body are not asked.
+pub const MOST_QUESTIONS: u8 = 64;
 
 /// A request that a filter has not decided yet. It is [`Undecided::skip`]ped when it takes too long or too much; dropped, the
 /// filters are told that the exchange has ended.

@@ -12,7 +12,7 @@ use std::{
 };
 
 use mirrord_filters::{FaultKind, RequestParts, Version};
-use mirrord_protocol::records::Verdict;
+use mirrord_protocol::{limits::WORKER_BITS, records::Verdict};
 use tokio::sync::mpsc;
 
 use super::{mask, text::Text};
@@ -25,8 +25,6 @@ use crate::{
 pub const KEPT: usize = 512;
 /// Sessions of one request whose answers are kept; more are counted.
 const MAX_ASKED: usize = 4;
-/// Low bits of a decision's id that name its worker (`limits::MAX_WORKERS` is 64).
-const WORKER_BITS: u32 = 6;
 
 /// What one session's chain said.
 #[derive(Clone, Copy, Debug, Default)]

@@ -21,7 +21,10 @@ use std::{
 
 use bytes::Bytes;
 use mirrord_filters::{Field, LocalResponse, RequestParts, ResponseParts, Version};
-use mirrord_protocol::records::{End, InspectLine, MASK, Tally, Verdict, Would};
+use mirrord_protocol::{
+    limits::WORKER_BITS,
+    records::{End, InspectLine, MASK, Tally, Verdict, Would},
+};
 use tokio::sync::mpsc;
 
 use super::{
@@ -65,7 +68,6 @@ pub struct Batch {
 
 /// One worker's side of an inspecting session.
 pub struct Inspector {
-    pub session: SessionId,
     wanted: Wanted,
     batch: RefCell<Vec<u8>>,
     /// Lines in `batch`.
@@ -142,9 +144,8 @@ impl Drop for Batch {
 
 impl Inspector {
     /// Within a `LocalSet`: a task of its own sends what waits.
-    pub fn start(session: SessionId, worker: u16, wanted: Wanted, out: Lines) -> Rc<Self> {
+    pub fn start(worker: u16, wanted: Wanted, out: Lines) -> Rc<Self> {
         let inspector = Rc::new(Self {
-            session,
             wanted,
             batch: RefCell::default(),
             lines: Cell::new(0),
@@ -324,7 +325,7 @@ impl Watched {
         let (method, path) = self.line.split_at(self.method);
         out.extend_from_slice(b"{\"exchange\":");
         let mut line = Object::begin(out);
-        line.number("id", ended << 6 | u64::from(worker));
+        line.number("id", ended << WORKER_BITS | u64::from(worker));
         line.number("at", micros(since_1970(self.began)));
         line.address("client", self.client);
         line.address("destination", self.destination);
@@ -430,7 +431,7 @@ mod tests {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build().unwrap();
         tokio::task::LocalSet::new().block_on(&runtime, async {
             let (lines, mut batches) = Lines::new();
-            let inspector = Inspector::start(7, 3, wanted, lines);
+            let inspector = Inspector::start(3, wanted, lines);
             let headers = [
                 Field { name: b"Authorization", value: b"secret" },
                 Field { name: b"Transfer-Encoding", value: b"chunked" },

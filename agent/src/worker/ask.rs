@@ -152,22 +152,20 @@ impl Worker {
             extra.path = path.or(extra.path.take());
             extra.delay = delay.map(|delay| delay + extra.delay.unwrap_or_default()).or(extra.delay);
         }
-        match verdict {
+        let word = told(&verdict).as_str();
+        walk.steering.target = match verdict {
             Verdict::Pass => return Answer::Pass,
             Verdict::Mirror => {
                 walk.steering.copies.push(spec.id);
                 return Answer::Copy(link);
             }
-            Verdict::Steal | Verdict::StealAndMirror | Verdict::Respond(_) | Verdict::Abort => {}
-        }
-        let word = told(&verdict).as_str();
-        if verdict == Verdict::StealAndMirror {
-            walk.steering.extra.get_or_insert_default().pod_copy = true;
-        }
-        walk.steering.target = match verdict {
+            Verdict::Steal => Target::Session(spec.id),
+            Verdict::StealAndMirror => {
+                walk.steering.extra.get_or_insert_default().pod_copy = true;
+                Target::Session(spec.id)
+            }
             Verdict::Respond(response) => Target::Respond(response),
             Verdict::Abort => Target::Abort,
-            _ => Target::Session(spec.id),
         };
         if spec.show_decision {
             let filter = subscription.links.names.get(link).map_or("", |name| name);

@@ -110,10 +110,6 @@ impl Worker {
         }
     }
 
-    pub fn decisions(&self) -> &Decisions {
-        &self.decisions
-    }
-
     pub fn counters(&self) -> &Arc<Counters> {
         &self.counters
     }
@@ -130,7 +126,7 @@ impl Worker {
             ties: Rc::default(),
             is_aside: Cell::default(),
             last_fault_notice: Cell::default(),
-            inspector: spec.inspects.clone().map(|(wanted, lines)| Inspector::start(spec.id, self.index, wanted, lines)),
+            inspector: spec.inspects.clone().map(|(wanted, lines)| Inspector::start(self.index, wanted, lines)),
             spec,
         };
         let subscriber = Rc::new(subscriber);

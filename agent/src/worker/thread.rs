@@ -174,9 +174,9 @@ async fn obey(worker: Rc<Worker>, mut inbox: mpsc::UnboundedReceiver<Order>) {
             Order::Part => worker.parting().begin(),
             Order::Quit => return,
             Order::Explain(query, answer) => {
-                let _ = answer.send(worker.decisions().read(query));
+                let _ = answer.send(worker.decisions.read(query));
             }
-            Order::Follow(news, picked) => worker.decisions().follow(news, picked),
+            Order::Follow(news, picked) => worker.decisions.follow(news, picked),
             Order::SetPorts(ports, done) => {
                 worker.set_ports(&ports);
                 let _ = done.send(());

@@ -12,19 +12,15 @@ use mirrord_filters::RequestParts;
 use super::{
     framing::{Body, Part},
     head::{self, MAX_HEAD, Read, Request, RequestView},
+    passage::MOST_FRAMING,
     relay::{Down, Exit, Relay, Up, Waiting},
 };
 use crate::gateway::{
     link::Link,
     room::Room,
     sock::Sock,
-    steer::{Ambiguity, Event, Flow, Steered, Steering, Surroundings, Target, Undecided, Upstream},
+    steer::{Ambiguity, Event, Flow, MOST_QUESTIONS, Steered, Steering, Surroundings, Target, Undecided, Upstream},
 };
-
-/// Framing beside a window that is kept; a client that sends more of it is not waited for.
-const MOST_FRAMING: usize = 64 * 1024;
-/// More questions about one request are not asked.
-const MOST_QUESTIONS: u8 = 64;
 
 /// Why a request is held.
 #[derive(Debug)]
@@ -124,14 +120,12 @@ impl<S: Surroundings> Relay<S> {
             held = next;
             if more > 0 {
                 wanted = more;
-                let begun = self.input.len() > request.len;
-                if request.asks.expects && !request.asks.http10 && !begun && !self.asks.continued {
-                    // It waits for a word of the upstream, which has not heard of it yet.
-                    self.to_client.extend_from_slice(b"HTTP/1.1 100 Continue\r\n\r\n");
-                    self.asks.continued = true;
+                if self.input.len() == request.len {
+                    self.say_continue(request);
                 }
                 if self.client_ended {
-                    return self.skip(cx, scratch, request, *held).map(|()| true);
+                    let steering = self.give_up(*held);
+                    return self.release(cx, scratch, request, steering).map(|()| true);
                 }
             }
         }
@@ -141,12 +135,19 @@ impl<S: Surroundings> Relay<S> {
 
     /// The time for which a request may be held is over.
     pub(super) fn held_long_enough(&mut self, cx: &mut Context<'_>, scratch: &mut [u8], request: Request) -> Result<(), Exit> {
-        match self.held.take() {
-            Some(held) => match *held {
-                Held { why: Why::Delayed(steering, _), .. } => self.release(cx, scratch, request, steering),
-                held => self.skip(cx, scratch, request, held),
-            },
-            None => Ok(()),
+        let Some(held) = self.held.take() else { return Ok(()) };
+        let steering = match *held {
+            Held { why: Why::Delayed(steering, _), .. } => steering,
+            held => self.give_up(held),
+        };
+        self.release(cx, scratch, request, steering)
+    }
+
+    /// Has a client go on that waits for a word of the upstream, which has not heard of its request yet. Once.
+    pub(super) fn say_continue(&mut self, request: Request) {
+        if request.asks.expects && !request.asks.http10 && !self.asks.continued {
+            self.to_client.extend_from_slice(b"HTTP/1.1 100 Continue\r\n\r\n");
+            self.asks.continued = true;
         }
     }
 
@@ -162,10 +163,10 @@ impl<S: Surroundings> Relay<S> {
                 let len = held.data(input, request).len();
                 let fits = held.room.hold(input.len() + held.data.len()) && input.len() <= request.len + 2 * window + MOST_FRAMING;
                 if held.is_broken || held.questions == MOST_QUESTIONS {
-                    return self.give_up(*held);
+                    return Asked::Decided(self.give_up(*held));
                 }
                 if len < window && !done {
-                    return if fits { Asked::Needs(held, 2 * window + MOST_FRAMING) } else { self.give_up(*held) };
+                    return if fits { Asked::Needs(held, 2 * window + MOST_FRAMING) } else { Asked::Decided(self.give_up(*held)) };
                 }
                 held.questions += 1;
                 let Why::Undecided(undecided) = std::mem::replace(&mut held.why, Why::nothing()) else { return Asked::Waits(held) };
@@ -187,19 +188,11 @@ impl<S: Surroundings> Relay<S> {
         }
     }
 
-    fn give_up(&mut self, held: Held) -> Asked {
+    fn give_up(&mut self, held: Held) -> Steering {
         self.count(Event::Skipped);
-        let steering = match held.why {
-            Why::Undecided(undecided) => with_parts(&self.flow, &self.input, |parts| undecided.skip(parts)),
-            Why::Delayed(steering, _) => Some(steering),
-        };
-        Asked::Decided(steering.unwrap_or_default())
-    }
-
-    fn skip(&mut self, cx: &mut Context<'_>, scratch: &mut [u8], request: Request, held: Held) -> Result<(), Exit> {
-        match self.give_up(held) {
-            Asked::Decided(steering) => self.release(cx, scratch, request, steering),
-            Asked::Waits(_) | Asked::Needs(..) => Ok(()),
+        match held.why {
+            Why::Undecided(undecided) => with_parts(&self.flow, &self.input, |parts| undecided.skip(parts)).unwrap_or_default(),
+            Why::Delayed(steering, _) => steering,
         }
     }
 

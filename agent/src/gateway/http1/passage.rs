@@ -16,8 +16,8 @@ use super::{
 };
 use crate::gateway::{room::Room, steer::Follow};
 
-/// Chunks so small that their framing is more than this beside a window are not kept as they came.
-const MOST_FRAMING: usize = 64 * 1024;
+/// Framing beside a window that is kept; chunks so small that theirs is more are not kept as they came, nor waited for.
+pub(super) const MOST_FRAMING: usize = 64 * 1024;
 
 /// A body between its source and its sink.
 #[derive(Debug)]

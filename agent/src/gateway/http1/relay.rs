@@ -25,7 +25,7 @@ use crate::{
         link::Link,
         mirror::Tap,
         sock::Sock,
-        steer::{Ambiguity, Event, Flow, SessionId, Surroundings, Upstream},
+        steer::{Ambiguity, DECISION_TIME, Event, Flow, SessionId, Surroundings, Upstream},
     },
     records::exchanges::Observer,
 };
@@ -38,8 +38,6 @@ const DOUBTFUL_TIME: Duration = Duration::from_millis(200);
 const GREETED_TIME: Duration = Duration::from_secs(1);
 /// A session that does not take a request in this time loses it to the pod.
 const OPENING_TIME: Duration = Duration::from_secs(5);
-/// A filter that has not decided about a request in this time is not waited for.
-const DECISION_TIME: Duration = Duration::from_secs(5);
 /// After our last word a client has this long to close: closing with its bytes unread would reset what we said.
 const DRAIN_TIME: Duration = Duration::from_secs(10);
 

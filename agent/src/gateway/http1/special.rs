@@ -90,12 +90,11 @@ impl<S: Surroundings> Relay<S> {
         let (mut out, mut body) = (Vec::new(), request.body);
         let mut passage = Passage::new(Side::Request, follow, head, body, request.asks.http10, &mut out);
         passage.take(rest, &mut body, follow, &mut out)?;
-        if passage.is_held() && request.asks.expects && !request.asks.http10 && rest.is_empty() && !self.asks.continued {
-            // The upstream does not hear of it before the client goes on.
-            self.to_client.extend_from_slice(b"HTTP/1.1 100 Continue\r\n\r\n");
-            self.asks.continued = true;
-        }
+        let waits = passage.is_held() && rest.is_empty();
         special.upload = (!body.is_done()).then_some(passage);
+        if waits {
+            self.say_continue(request);
+        }
         Ok(Some(out))
     }
 
@@ -114,22 +113,15 @@ impl<S: Surroundings> Relay<S> {
                 return Ok(true);
             }
         };
-        self.copy(&data[..taken]);
-        self.up = Up::Body(body);
         if body.is_done() {
-            self.end_copies();
             if let Some(special) = self.special.as_deref_mut() {
                 special.upload = None;
             }
-            self.up = Up::Wait;
             if self.down == Down::Idle {
-                (self.up, self.special) = (Up::Head, None);
+                self.special = None;
             }
         }
-        let _ = self.send_up(cx, &out);
-        if taken < data.len() {
-            (self.input, self.fresh) = (data[taken..].to_vec(), true);
-        }
+        self.upload(cx, body, &data, taken, &out);
         Ok(true)
     }
 
@@ -231,7 +223,7 @@ impl<S: Surroundings> Relay<S> {
         self.follow(cx, client, body, close, &bytes[taken..], 0)
     }
 
-    /// The upstream has ended within a response that filters look at. `true`: that was its end.
+    /// The upstream has ended within a response that filters look at.
     pub(super) fn end_download(&mut self, broken: bool) -> Result<(), Exit> {
         let Down::Body(body) = self.down else { return Ok(()) };
         let Some(Special { download: Some(passage), follow: Some(follow), .. }) = self.special.as_deref_mut() else { return Ok(()) };

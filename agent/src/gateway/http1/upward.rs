@@ -173,17 +173,22 @@ impl<S: Surroundings> Relay<S> {
             self.input = data.into_owned();
             return self.broken_body().map(|()| true);
         };
+        self.upload(cx, body, &data, taken, &data[..taken]);
+        Ok(true)
+    }
+
+    /// `data[..taken]`, after which `body` is left of the request, goes on as `out`.
+    pub(super) fn upload(&mut self, cx: &mut Context<'_>, body: Body, data: &[u8], taken: usize, out: &[u8]) {
         self.copy(&data[..taken]);
         self.up = Up::Body(body);
         if body.is_done() {
             self.end_copies();
             self.up = if self.down == Down::Idle { Up::Head } else { Up::Wait };
         }
-        let _ = self.send_up(cx, &data[..taken]);
+        let _ = self.send_up(cx, out);
         if taken < data.len() {
             (self.input, self.fresh) = (data[taken..].to_vec(), true);
         }
-        Ok(true)
     }
 
     /// `input` begins with a piece of a body in which a chunk is broken.

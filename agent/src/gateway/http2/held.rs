@@ -5,19 +5,13 @@ use std::{
     future::{Future, poll_fn},
     pin::{Pin, pin},
     task::Poll,
-    time::Duration,
 };
 
 use http::{HeaderValue, Request, Response, StatusCode, header};
 use tokio::time::{Sleep, sleep};
 
 use super::{exchange::Incoming, head, pump::Gathered, route::Shared};
-use crate::gateway::steer::{Event, Steered, Steering, Surroundings, Undecided};
-
-/// How long filters may take to decide, all together.
-const DECISION_TIME: Duration = Duration::from_secs(5);
-/// More questions about one request are not asked.
-const MOST_QUESTIONS: u8 = 64;
+use crate::gateway::steer::{DECISION_TIME, Event, MOST_QUESTIONS, Steered, Steering, Surroundings, Undecided};
 
 /// What comes of asking once more.
 enum Asked {
