@@ -5,6 +5,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use crate::declared::{self, Condition};
+use crate::error::{Fault, FaultKind, FilterError};
 use crate::health::Health;
 use crate::link::Link;
 use crate::log::{FilterLog, LogSink};
@@ -209,6 +210,38 @@ impl Configured {
     /// Random numbers for one more instance.
     pub(crate) fn next_random(&self) -> Random {
         Random::new(self.seed, self.instances.fetch_add(1, Ordering::Relaxed))
+    }
+
+    /// A failure of this filter. What it leads to, the chain adds.
+    pub(crate) fn fault(&self, kind: FaultKind, message: impl Into<String>) -> Fault {
+        Fault { filter: self.name.clone(), kind, message: message.into(), set_aside: false, policy: Policy::default() }
+    }
+}
+
+/// Why a guest did not start.
+pub(crate) enum StartFailure {
+    /// It refused its config, in these words.
+    Refused(String),
+    Fault(Fault),
+}
+
+impl StartFailure {
+    /// At its first start, before anybody uses it.
+    pub(crate) fn into_error(self, name: &str) -> FilterError {
+        match self {
+            StartFailure::Refused(words) => FilterError::ConfigRefused { name: name.into(), words },
+            StartFailure::Fault(fault) => FilterError::Start(fault),
+        }
+    }
+
+    /// At a later one, for a call.
+    pub(crate) fn into_fault(self, filter: &Configured) -> Fault {
+        match self {
+            StartFailure::Refused(words) => {
+                filter.fault(FaultKind::Configure, format!("a fresh instance refused the config that it took before: {words}"))
+            }
+            StartFailure::Fault(fault) => fault,
+        }
     }
 }
 

@@ -37,8 +37,8 @@ pub(crate) struct Ticker {
 
 #[derive(Default)]
 struct Shared {
-    /// Of all instances that live.
-    calls: Mutex<Vec<Weak<AtomicU64>>>,
+    /// Of all instances that live, each with its count at the last look.
+    calls: Mutex<Vec<(Weak<AtomicU64>, u64)>>,
     resting: AtomicBool,
     stop: AtomicBool,
 }
@@ -64,7 +64,7 @@ impl Ticker {
     /// A place for the calls of one instance.
     pub(crate) fn calls(&self) -> Calls {
         let count = Arc::new(AtomicU64::new(0));
-        self.shared.calls.lock().unwrap_or_else(PoisonError::into_inner).push(Arc::downgrade(&count));
+        self.shared.calls.lock().unwrap_or_else(PoisonError::into_inner).push((Arc::downgrade(&count), 0));
         Calls { count, shared: self.shared.clone(), ticker: self.thread.clone() }
     }
 
@@ -75,8 +75,16 @@ impl Ticker {
 }
 
 impl Calls {
+    /// A call, in which the guest runs.
+    pub(crate) fn during<T>(&self, run: impl FnOnce() -> T) -> T {
+        self.start();
+        let result = run();
+        self.end();
+        result
+    }
+
     /// A call starts. Must come before the guest runs.
-    pub(crate) fn start(&self) {
+    fn start(&self) {
         // SeqCst, both here and in `rest`: either this thread sees that the ticker rests, or the ticker sees the call.
         self.count.fetch_add(1, Ordering::SeqCst);
         if self.shared.resting.load(Ordering::SeqCst) {
@@ -85,7 +93,7 @@ impl Calls {
     }
 
     /// It has ended, in whichever way.
-    pub(crate) fn end(&self) {
+    fn end(&self) {
         self.count.store(self.count.load(Ordering::Relaxed) + 1, Ordering::Release);
     }
 }
@@ -114,55 +122,42 @@ struct Look {
 
 impl Shared {
     fn run(&self, tick: impl Fn()) {
-        let mut seen = Vec::new();
         let mut last_call = Instant::now();
         while !self.stop.load(Ordering::SeqCst) {
-            let look = self.look(&mut seen);
+            let look = self.look();
             if look.is_late {
                 tick();
             }
             if look.is_busy || look.is_new {
                 last_call = Instant::now();
             } else if last_call.elapsed() > QUIET {
-                self.rest(&mut seen);
+                self.rest();
                 last_call = Instant::now();
             }
             std::thread::sleep(if look.is_busy { TICK } else { GLANCE });
         }
     }
 
-    /// `seen`: the calls at the last look, of the same instances in the same order.
-    fn look(&self, seen: &mut Vec<u64>) -> Look {
+    fn look(&self) -> Look {
         let mut look = Look::default();
-        let mut index = 0;
-        self.calls.lock().unwrap_or_else(PoisonError::into_inner).retain(|calls| {
-            let Some(calls) = calls.upgrade() else {
-                if index < seen.len() {
-                    seen.remove(index);
-                }
-                return false;
-            };
+        self.calls.lock().unwrap_or_else(PoisonError::into_inner).retain_mut(|(calls, before)| {
+            let Some(calls) = calls.upgrade() else { return false };
             let now = calls.load(Ordering::SeqCst);
-            let before = seen.get(index).copied().unwrap_or(0);
             let is_busy = now % 2 == 1;
             look.is_busy |= is_busy;
-            look.is_late |= is_busy && now == before;
-            look.is_new |= now != before;
-            match seen.get_mut(index) {
-                Some(place) => *place = now,
-                None => seen.push(now),
-            }
-            index += 1;
+            look.is_late |= is_busy && now == *before;
+            look.is_new |= now != *before;
+            *before = now;
             true
         });
         look
     }
 
     /// Parks until a call starts.
-    fn rest(&self, seen: &mut Vec<u64>) {
+    fn rest(&self) {
         self.resting.store(true, Ordering::SeqCst);
         // A loop: park may return for no reason.
-        while self.look(seen) == Look::default() && !self.stop.load(Ordering::SeqCst) {
+        while self.look() == Look::default() && !self.stop.load(Ordering::SeqCst) {
             std::thread::park();
         }
         self.resting.store(false, Ordering::SeqCst);
@@ -198,23 +193,22 @@ mod tests {
         let ticker = Ticker::start(&wasmtime::Engine::default()).unwrap();
         let shared = Shared::default();
         let [gone, quick, slow] = [(); 3].map(|()| Calls { count: Arc::default(), shared: Arc::default(), ticker: ticker.thread.clone() });
-        shared.calls.lock().unwrap().extend([&gone, &quick, &slow].map(|calls| Arc::downgrade(&calls.count)));
-        let mut seen = Vec::new();
-        assert_eq!(shared.look(&mut seen), Look::default());
+        shared.calls.lock().unwrap().extend([&gone, &quick, &slow].map(|calls| (Arc::downgrade(&calls.count), 0)));
+        assert_eq!(shared.look(), Look::default());
         for calls in [&gone, &quick, &slow] {
             calls.start();
         }
-        assert_eq!(shared.look(&mut seen), Look { is_busy: true, is_late: false, is_new: true });
+        assert_eq!(shared.look(), Look { is_busy: true, is_late: false, is_new: true });
         drop(gone);
         quick.end();
         quick.start();
-        assert_eq!(shared.look(&mut seen), Look { is_busy: true, is_late: true, is_new: true });
+        assert_eq!(shared.look(), Look { is_busy: true, is_late: true, is_new: true });
         slow.end();
         quick.end();
         quick.start();
-        assert_eq!(shared.look(&mut seen), Look { is_busy: true, is_late: false, is_new: true });
+        assert_eq!(shared.look(), Look { is_busy: true, is_late: false, is_new: true });
         quick.end();
-        assert_eq!(shared.look(&mut seen), Look { is_busy: false, is_late: false, is_new: true });
-        assert_eq!(shared.look(&mut seen), Look::default());
+        assert_eq!(shared.look(), Look { is_busy: false, is_late: false, is_new: true });
+        assert_eq!(shared.look(), Look::default());
     }
 }

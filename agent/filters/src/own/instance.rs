@@ -14,7 +14,7 @@ use super::live::{Live, Said};
 use crate::filter::Configured;
 use crate::link::{Exchange, Link, LinkBody, LinkConnection, LinkResponse, LinkStep, Side};
 use crate::ticker::{self, Calls};
-use crate::{ConnectionParts, Fault, FaultKind, Isolation, Policy, RequestParts, ResponseParts};
+use crate::{ConnectionParts, Fault, FaultKind, Isolation, RequestParts, ResponseParts};
 
 /// Guests that follow exchanges of their own, at most; each has its memory.
 const MAX_FRESH: usize = 256;
@@ -40,8 +40,7 @@ impl Instance {
 
     /// Runs one hook on a live guest, made first if there is none, within the same deadline. A guest that fails is dropped.
     fn call<T>(&mut self, live: Option<Live>, hook: impl FnOnce(&mut Live) -> Result<T, Fault>) -> Result<(T, Live), Fault> {
-        self.calls.start();
-        let result = match live {
+        self.calls.during(|| match live {
             Some(mut live) => {
                 live.arm(self.call_ticks);
                 hook(&mut live).map(|said| (said, live))
@@ -50,15 +49,12 @@ impl Instance {
                 Ok(mut live) => hook(&mut live).map(|said| (said, live)),
                 Err(failure) => Err(failure.into_fault(&self.filter)),
             },
-        };
-        self.calls.end();
-        result
+        })
     }
 
     /// The same on the guest that all requests share. It stays where it is: moving it costs more than the call's overhead.
     fn call_shared<T>(&mut self, hook: impl FnOnce(&mut Live) -> Result<T, Fault>) -> Result<T, Fault> {
-        self.calls.start();
-        let result = match &mut self.live {
+        let result = self.calls.during(|| match &mut self.live {
             Some(live) => {
                 live.arm(self.call_ticks);
                 hook(live)
@@ -67,8 +63,7 @@ impl Instance {
                 Ok(live) => hook(self.live.insert(live)),
                 Err(failure) => Err(failure.into_fault(&self.filter)),
             },
-        };
-        self.calls.end();
+        });
         if result.is_err() {
             self.live = None;
         }
@@ -88,7 +83,7 @@ impl Instance {
 
     fn take_fresh(&mut self, exchange: Exchange) -> Result<(Live, u64), Fault> {
         let place = usize::try_from(exchange.0).ok().and_then(|index| self.fresh.get_mut(index));
-        place.and_then(Option::take).ok_or_else(|| self.trouble("its instance for this request is gone"))
+        place.and_then(Option::take).ok_or_else(|| self.filter.fault(FaultKind::Memory, "its instance for this request is gone"))
     }
 
     fn keep_fresh(&mut self, Exchange(index): Exchange, live: Live, token: u64) {
@@ -105,16 +100,11 @@ impl Instance {
                 self.fresh.push(None);
                 self.fresh.len() - 1
             }
-            None => return Err(self.trouble("too many requests are under way that have an instance of their own")),
+            None => return Err(self.filter.fault(FaultKind::Memory, "too many requests are under way that have an instance of their own")),
         };
         let exchange = Exchange(index as u64);
         self.keep_fresh(exchange, live, token);
         Ok(exchange)
-    }
-
-    fn trouble(&self, message: &str) -> Fault {
-        let (filter, message) = (self.filter.name.clone(), message.to_owned());
-        Fault { filter, kind: FaultKind::Memory, message, set_aside: false, policy: Policy::default() }
     }
 
     /// What a guest of its own said about a request.
@@ -151,31 +141,27 @@ impl Link for Instance {
 
     fn warm_up(&mut self) {
         if self.live.is_none() && self.filter.isolation == Isolation::Shared {
-            self.calls.start();
-            self.live = Live::start(&self.filter, &self.guest, self.call_ticks).ok();
-            self.calls.end();
+            self.live = self.calls.during(|| Live::start(&self.filter, &self.guest, self.call_ticks)).ok();
         }
     }
 
     fn on_request(&mut self, request: &RequestParts<'_>) -> LinkStep {
-        let hooks = self.guest.hooks;
         let result = match self.filter.isolation {
-            Isolation::Shared => self.call_shared(|live| live.on_request(hooks, request)).map(|said| step(said, 0)),
+            Isolation::Shared => self.call_shared(|live| live.on_request(request)).map(|said| step(said, 0)),
             Isolation::Fresh => {
-                self.call(None, |live| live.on_request(hooks, request)).and_then(|(said, live)| self.step_fresh(said, live, 0))
+                self.call(None, |live| live.on_request(request)).and_then(|(said, live)| self.step_fresh(said, live, 0))
             }
         };
         result.unwrap_or_else(LinkStep::Failed)
     }
 
     fn on_undecided_body(&mut self, exchange: Exchange, request: &RequestParts<'_>, body: &[u8], end: bool) -> LinkStep {
-        let hooks = self.guest.hooks;
         let result = match self.filter.isolation {
             Isolation::Shared => {
-                self.call_shared(|live| live.on_undecided_body(hooks, exchange.0, request, body, end)).map(|said| step(said, exchange.0))
+                self.call_shared(|live| live.on_undecided_body(exchange.0, request, body, end)).map(|said| step(said, exchange.0))
             }
             Isolation::Fresh => self.take_fresh(exchange).and_then(|(live, token)| {
-                let (said, live) = self.call(Some(live), |live| live.on_undecided_body(hooks, token, request, body, end))?;
+                let (said, live) = self.call(Some(live), |live| live.on_undecided_body(token, request, body, end))?;
                 self.step_fresh(said, live, token)
             }),
         };
@@ -187,8 +173,7 @@ impl Link for Instance {
     }
 
     fn on_response(&mut self, exchange: Exchange, response: &ResponseParts<'_>) -> Result<LinkResponse, Fault> {
-        let hooks = self.guest.hooks;
-        self.call_of(exchange, |live, token| live.on_response(hooks, token, response))
+        self.call_of(exchange, |live, token| live.on_response(token, response))
     }
 
     fn on_end(&mut self, exchange: Exchange, tell: bool) -> Result<(), Fault> {

@@ -6,13 +6,13 @@ use wasmtime::{Instance, Store, TypedFunc, UpdateDeadline, WasmParams, WasmResul
 
 use super::lent::{Message, lend};
 use super::state::{Hook, State};
-use super::{Guest, Hooks};
+use super::Guest;
 use crate::abi::{export, limit, verdict};
 use crate::deadline::Deadline;
 use crate::error::{HostFault, explain};
-use crate::filter::Configured;
+use crate::filter::{Configured, StartFailure};
 use crate::link::{Decision, LinkBody, LinkConnection, LinkResponse, Side, Wants};
-use crate::{ConnectionParts, Edit, Fault, FaultKind, LocalResponse, Policy, RequestParts, ResponseParts, Verdict};
+use crate::{ConnectionParts, Edit, Fault, FaultKind, LocalResponse, RequestParts, ResponseParts, Verdict};
 
 /// An instantiated and configured guest.
 pub(crate) struct Live {
@@ -30,31 +30,12 @@ struct Funcs {
     connection: Option<TypedFunc<(), i32>>,
 }
 
-/// Why a guest did not start.
-pub(crate) enum StartFailure {
-    /// It refused its config, in these words.
-    Refused(String),
-    Fault(Fault),
-}
-
 /// What a guest makes of an undecided request.
 pub(crate) enum Said {
     Nothing,
     Decided(Box<Decision>, Option<u64>),
     /// It needs so many bytes of the body.
     NeedsBody(usize, Option<u64>),
-}
-
-impl StartFailure {
-    pub(crate) fn into_fault(self, filter: &Configured) -> Fault {
-        match self {
-            StartFailure::Fault(fault) => fault,
-            StartFailure::Refused(words) => {
-                let message = format!("a fresh instance refused the config that it took before: {words}");
-                Fault { filter: filter.name.clone(), kind: FaultKind::Configure, message, set_aside: false, policy: Policy::default() }
-            }
-        }
-    }
 }
 
 impl Live {
@@ -82,16 +63,15 @@ impl Live {
         arm(&mut self.store, ticks);
     }
 
-    pub(crate) fn on_request(&mut self, hooks: Hooks, request: &RequestParts<'_>) -> Result<Said, Fault> {
+    pub(crate) fn on_request(&mut self, request: &RequestParts<'_>) -> Result<Said, Fault> {
         self.store.data_mut().begin(Hook::Request);
         let result = lend(&mut self.store, Message::Request(request), |store| self.funcs.request.call(store, ()));
         let state = self.store.data_mut();
-        result.and_then(|number| decide(state, hooks, number)).map_err(|error| fault(state, &error))
+        result.and_then(|number| decide(state, &self.funcs, number)).map_err(|error| fault(state, &error))
     }
 
     pub(crate) fn on_undecided_body(
         &mut self,
-        hooks: Hooks,
         token: u64,
         request: &RequestParts<'_>,
         body: &[u8],
@@ -103,7 +83,7 @@ impl Live {
             None => Ok(verdict::PASS),
         };
         let state = self.store.data_mut();
-        let said = result.and_then(|number| decide(state, hooks, number)).map_err(|error| fault(state, &error))?;
+        let said = result.and_then(|number| decide(state, &self.funcs, number)).map_err(|error| fault(state, &error))?;
         match said {
             Said::NeedsBody(..) => {
                 let error = HostFault::error(FaultKind::BadVerdict, "it has seen the body that it asked for, and does not decide");
@@ -129,7 +109,7 @@ impl Live {
         }
     }
 
-    pub(crate) fn on_response(&mut self, hooks: Hooks, token: u64, response: &ResponseParts<'_>) -> Result<LinkResponse, Fault> {
+    pub(crate) fn on_response(&mut self, token: u64, response: &ResponseParts<'_>) -> Result<LinkResponse, Fault> {
         let Some(hook) = &self.funcs.response else {
             return Ok(LinkResponse::default());
         };
@@ -142,7 +122,7 @@ impl Live {
         let said = &mut state.said;
         let mut edits = std::mem::take(&mut said.response_edits);
         let replace = said.answer.take().map(|(status, body)| LocalResponse { status, headers: apply(std::mem::take(&mut edits)), body });
-        let response_body = said.response_window.filter(|_| hooks.response_body);
+        let response_body = said.response_window.filter(|_| self.funcs.response_body.is_some());
         Ok(LinkResponse { edits, replace, abort: said.aborts, reason: said.reason.take(), response_body })
     }
 
@@ -209,7 +189,7 @@ fn func<P: WasmParams, R: WasmResults>(
 }
 
 /// Reads a verdict and what goes with it.
-fn decide(state: &mut State, hooks: Hooks, number: i32) -> wasmtime::Result<Said> {
+fn decide(state: &mut State, funcs: &Funcs, number: i32) -> wasmtime::Result<Said> {
     let said = &mut state.said;
     if number == verdict::PASS && !said.something {
         return Ok(Said::Nothing);
@@ -223,7 +203,7 @@ fn decide(state: &mut State, hooks: Hooks, number: i32) -> wasmtime::Result<Said
             }
             None => return Err(HostFault::error(FaultKind::BadAnswer, "the verdict is respond, but respond() was not called")),
         },
-        verdict::NEED_BODY if !hooks.request_body => {
+        verdict::NEED_BODY if funcs.request_body.is_none() => {
             let problem = format!("the verdict is \"need the body\", but there is no {}", export::ON_REQUEST_BODY);
             return Err(HostFault::error(FaultKind::BadVerdict, problem));
         }
@@ -233,10 +213,10 @@ fn decide(state: &mut State, hooks: Hooks, number: i32) -> wasmtime::Result<Said
     // What there is no hook for is not wanted. A reset or answered request has no response to follow.
     let goes_on = !matches!(verdict, Verdict::Respond(_) | Verdict::Abort);
     let wants = Wants {
-        request_body: said.request_window.filter(|_| hooks.request_body && goes_on),
-        response: said.watches_response && hooks.response && goes_on,
-        response_body: said.response_window.filter(|_| hooks.response_body && goes_on),
-        end: said.watches_end && hooks.end,
+        request_body: said.request_window.filter(|_| funcs.request_body.is_some() && goes_on),
+        response: said.watches_response && funcs.response.is_some() && goes_on,
+        response_body: said.response_window.filter(|_| funcs.response_body.is_some() && goes_on),
+        end: said.watches_end && funcs.end.is_some(),
     };
     let decision = Decision {
         verdict,
@@ -279,5 +259,5 @@ fn apply(edits: Vec<Edit>) -> Vec<(Vec<u8>, Vec<u8>)> {
 
 fn fault(state: &State, error: &wasmtime::Error) -> Fault {
     let (kind, message) = explain(error, state.limiter.refused, state.said.last_words.as_deref());
-    Fault { filter: state.filter.name.clone(), kind, message, set_aside: false, policy: Policy::default() }
+    state.filter.fault(kind, message)
 }

@@ -20,7 +20,7 @@ use crate::error::FilterError;
 use crate::filter::{Filter, Kind, Settings};
 use crate::log::LogSink;
 use crate::module::one_line;
-use live::{Live, StartFailure};
+use live::Live;
 
 /// A linked module. A clone is the same one.
 #[derive(Clone)]
@@ -66,13 +66,6 @@ impl Guest {
 pub(crate) fn configure(guest: &Guest, name: &str, sha256: &str, settings: Settings, log: LogSink) -> Result<Filter, FilterError> {
     let ticks = crate::ticker::ticks(settings.limits.configure);
     let filter = Filter::new(name, sha256, settings, log, Kind::Own(guest.clone()));
-    let calls = guest.engine.inner.ticker.calls();
-    calls.start();
-    let started = Live::start(&filter.inner, guest, ticks);
-    calls.end();
-    match started {
-        Ok(_) => Ok(filter),
-        Err(StartFailure::Refused(words)) => Err(FilterError::ConfigRefused { name: name.into(), words }),
-        Err(StartFailure::Fault(fault)) => Err(FilterError::Start(fault)),
-    }
+    let started = guest.engine.inner.ticker.calls().during(|| Live::start(&filter.inner, guest, ticks));
+    started.map(|_| filter).map_err(|failure| failure.into_error(name))
 }

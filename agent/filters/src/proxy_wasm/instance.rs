@@ -24,7 +24,7 @@ use crate::abi::limit;
 use crate::filter::Configured;
 use crate::link::{Decision, Exchange, Link, LinkBody, LinkConnection, LinkResponse, LinkStep, Side, Wants};
 use crate::ticker::Calls;
-use crate::{ConnectionParts, Edit, Fault, FaultKind, Field, Isolation, Policy, RequestParts, ResponseParts, Verdict, ticker};
+use crate::{ConnectionParts, Edit, Fault, FaultKind, Field, Isolation, RequestParts, ResponseParts, Verdict, ticker};
 
 /// For how long a guest may hold an undecided request.
 const MAX_PAUSE: Duration = Duration::from_secs(10);
@@ -61,10 +61,7 @@ impl Instance {
     /// Runs something on the newest guest, started first if need be.
     fn with<T>(&mut self, act: impl FnOnce(&mut Vm, u16) -> Result<T, Fault>) -> Result<T, Fault> {
         if self.vm.is_none() {
-            self.calls.start();
-            let started = Vm::start(&self.filter, &self.plugin, &self.mailbox, self.call_ticks);
-            self.calls.end();
-            match started {
+            match self.calls.during(|| Vm::start(&self.filter, &self.plugin, &self.mailbox, self.call_ticks)) {
                 Ok(vm) => self.vm = Some(Box::new(vm)),
                 Err(failure) => return Err(failure.into_fault(&self.filter)),
             }
@@ -75,10 +72,10 @@ impl Instance {
     /// Runs something on a guest that is there. After a fault it is dropped.
     fn with_guest<T>(&mut self, generation: u16, act: impl FnOnce(&mut Vm, u16) -> Result<T, Fault>) -> Option<Result<T, Fault>> {
         let vm = if generation == self.generation { self.vm.as_mut() } else { self.older.get_mut(&generation) }?;
-        self.calls.start();
-        vm.arm(self.call_ticks);
-        let result = act(vm, generation);
-        self.calls.end();
+        let result = self.calls.during(|| {
+            vm.arm(self.call_ticks);
+            act(vm, generation)
+        });
         vm.wake_resumed();
         if result.is_err() {
             let gone = if generation == self.generation { self.vm.take() } else { self.older.remove(&generation) };
@@ -126,13 +123,12 @@ impl Instance {
 
     /// Its guest failed in another request.
     fn gone(&self) -> Fault {
-        let message = "it failed in another request while this one was held".into();
-        Fault { filter: self.filter.name.clone(), kind: FaultKind::Trap, message, set_aside: false, policy: Policy::default() }
+        self.filter.fault(FaultKind::Trap, "it failed in another request while this one was held")
     }
 
-    fn begin(vm: &mut Vm, plugin: &Plugin, generation: u16, request: &RequestParts<'_>) -> Result<LinkStep, Fault> {
+    fn begin(vm: &mut Vm, generation: u16, request: &RequestParts<'_>) -> Result<LinkStep, Fault> {
         let Some((id, place)) = vm.open() else {
-            return Ok(LinkStep::Failed(fault(vm, FaultKind::Memory, "it is asked about 4096 requests at once, which is the limit")));
+            return Ok(LinkStep::Failed(vm.host().filter.fault(FaultKind::Memory, "it is asked about 4096 requests at once, which is the limit")));
         };
         let count = {
             let Some(context) = vm.host().contexts.get(place) else { return Ok(LinkStep::Pass) };
@@ -141,32 +137,27 @@ impl Instance {
         };
         vm.create(place, id)?;
         let paused = vm.headers(Side::Request, place, id, count, request.end)?;
-        settle_after(vm, plugin, generation, place, paused)
+        settle_after(vm, generation, place, paused)
     }
-}
-
-fn fault(vm: &mut Vm, kind: FaultKind, message: &str) -> Fault {
-    let filter = vm.host().filter.name.clone();
-    Fault { filter, kind, message: message.into(), set_aside: false, policy: Policy::default() }
 }
 
 /// Ends an undecided exchange that the guest holds for too long; the guest itself goes on.
 fn give_up(vm: &mut Vm, place: usize, id: u32, kind: FaultKind, message: &str) -> Result<LinkStep, Fault> {
     vm.finish(place, id)?;
-    Ok(LinkStep::Failed(fault(vm, kind, message)))
+    Ok(LinkStep::Failed(vm.host().filter.fault(kind, message)))
 }
 
 /// The guest has answered a request hook.
-fn settle_after(vm: &mut Vm, plugin: &Plugin, generation: u16, place: usize, paused: bool) -> Result<LinkStep, Fault> {
+fn settle_after(vm: &mut Vm, generation: u16, place: usize, paused: bool) -> Result<LinkStep, Fault> {
     if let Some(context) = vm.host().contexts.get(place) {
         context.request.paused = paused;
         context.request.body_open &= paused;
     }
-    settle(vm, plugin, generation, place)
+    settle(vm, generation, place)
 }
 
 /// What an undecided exchange has come to.
-fn settle(vm: &mut Vm, plugin: &Plugin, generation: u16, place: usize) -> Result<LinkStep, Fault> {
+fn settle(vm: &mut Vm, generation: u16, place: usize) -> Result<LinkStep, Fault> {
     let host = vm.host();
     let Some(context) = host.contexts.get(place) else { return Ok(LinkStep::Pass) };
     let exchange = pack(generation, place, context.id);
@@ -201,7 +192,7 @@ fn settle(vm: &mut Vm, plugin: &Plugin, generation: u16, place: usize) -> Result
     if over {
         (decision.request_edits, decision.path) = (Vec::new(), None);
     } else {
-        decision.wants = wants(context, plugin);
+        decision.wants = wants(context, &host.plugin);
     }
     if over || decision.wants == (Wants { end: true, ..Wants::default() }) {
         decision.wants = Wants::default();
@@ -237,28 +228,24 @@ fn wants(context: &Context, plugin: &Plugin) -> Wants {
 impl Link for Instance {
     fn warm_up(&mut self) {
         if self.vm.is_none() {
-            self.calls.start();
-            self.vm = Vm::start(&self.filter, &self.plugin, &self.mailbox, self.call_ticks).ok().map(Box::new);
-            self.calls.end();
+            let started = self.calls.during(|| Vm::start(&self.filter, &self.plugin, &self.mailbox, self.call_ticks));
+            self.vm = started.ok().map(Box::new);
         }
     }
 
     fn on_request(&mut self, request: &RequestParts<'_>) -> LinkStep {
         if self.filter.isolation == Isolation::Fresh {
             if self.older.len() >= MAX_GUESTS {
-                let message = "it has a guest of its own for each of 256 requests under way, which is the limit".into();
-                let filter = self.filter.name.clone();
-                return LinkStep::Failed(Fault { filter, kind: FaultKind::Memory, message, set_aside: false, policy: Policy::default() });
+                let message = "it has a guest of its own for each of 256 requests under way, which is the limit";
+                return LinkStep::Failed(self.filter.fault(FaultKind::Memory, message));
             }
             self.retire();
         }
-        let plugin = self.plugin.clone();
-        self.with(|vm, generation| Self::begin(vm, &plugin, generation, request)).unwrap_or_else(LinkStep::Failed)
+        self.with(|vm, generation| Self::begin(vm, generation, request)).unwrap_or_else(LinkStep::Failed)
     }
 
     fn on_undecided_body(&mut self, exchange: Exchange, _: &RequestParts<'_>, body: &[u8], end: bool) -> LinkStep {
         let Some((generation, id, place)) = self.place(exchange) else { return LinkStep::Failed(self.gone()) };
-        let plugin = self.plugin.clone();
         self.with_guest(generation, |vm, generation| {
             if let Some(context) = vm.host().contexts.get(place) {
                 let half = &mut context.request;
@@ -267,14 +254,13 @@ impl Link for Instance {
                 (half.body_open, half.ended, half.seen, half.size) = (true, end, body.len(), body.len() as u64);
             }
             let paused = vm.body(Side::Request, place, id, body.len(), end)?;
-            settle_after(vm, &plugin, generation, place, paused)
+            settle_after(vm, generation, place, paused)
         })
         .map_or(LinkStep::Pass, |step| step.unwrap_or_else(LinkStep::Failed))
     }
 
     fn poll(&mut self, cx: &mut Waiting<'_>, exchange: Exchange, _: &RequestParts<'_>) -> Poll<LinkStep> {
         let Some((generation, id, place)) = self.place(exchange) else { return Poll::Ready(LinkStep::Failed(self.gone())) };
-        let plugin = self.plugin.clone();
         let overdue = self.context(generation, place).is_some_and(|context| {
             context.request.paused
                 && context.said.response.is_none()
@@ -286,7 +272,7 @@ impl Link for Instance {
                 let message = format!("it paused a request and did not let it go on within {MAX_PAUSE:?}");
                 give_up(vm, place, id, FaultKind::Deadline, &message)
             }
-            false => settle(vm, &plugin, generation, place),
+            false => settle(vm, generation, place),
         });
         match step {
             None => Poll::Ready(LinkStep::Pass),

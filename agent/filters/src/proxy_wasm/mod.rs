@@ -29,7 +29,7 @@ pub(crate) use abi::{check, speaks};
 pub(crate) use host::{Host, linker};
 pub(crate) use instance::Instance;
 use shared::Shared;
-use vm::{StartFailure, Vm};
+use vm::Vm;
 
 use crate::FilterError;
 use crate::engine::Engine;
@@ -95,13 +95,6 @@ pub(crate) fn configure(guest: &Guest, name: &str, sha256: &str, mut settings: S
     let upstreams = std::mem::take(&mut settings.upstreams);
     let plugin = Arc::new(Plugin { guest: guest.clone(), upstreams, bodies: settings.bodies, shared: Arc::default() });
     let filter = Filter::new(name, sha256, settings, log, Kind::ProxyWasm(plugin.clone()));
-    let calls = guest.engine.inner.ticker.calls();
-    calls.start();
-    let started = Vm::start(&filter.inner, &plugin, &Arc::default(), limit);
-    calls.end();
-    match started {
-        Ok(_) => Ok(filter),
-        Err(StartFailure::Refused(words)) => Err(FilterError::ConfigRefused { name: name.into(), words }),
-        Err(StartFailure::Fault(fault)) => Err(FilterError::Start(fault)),
-    }
+    let started = guest.engine.inner.ticker.calls().during(|| Vm::start(&filter.inner, &plugin, &Arc::default(), limit));
+    started.map(|_| filter).map_err(|failure| failure.into_error(name))
 }

@@ -9,22 +9,15 @@ use super::abi::{ALLOCATE, MEMORY, callback};
 use super::host::{Host, ROOT};
 use super::shared::Mailbox;
 use crate::deadline::Deadline;
-use crate::error::{HostFault, explain};
-use crate::filter::Configured;
+use crate::error::explain;
+use crate::filter::{Configured, StartFailure};
 use crate::link::Side;
-use crate::{Fault, FaultKind, Policy};
+use crate::Fault;
 
 pub(crate) struct Vm {
     store: Store<Host>,
     calls: Calls,
     last_context: u32,
-}
-
-/// Why a guest did not start.
-pub(crate) enum StartFailure {
-    /// It refused its config, in these words.
-    Refused(String),
-    Fault(Fault),
 }
 
 /// A callback's type: so many numbers, and one back where there is an `R`.
@@ -227,20 +220,5 @@ fn number(size: usize) -> u32 {
 
 fn fault(host: &Host, error: &wasmtime::Error) -> Fault {
     let (kind, message) = explain(error, host.limiter.refused, host.last_words.as_deref());
-    Fault { filter: host.filter.name.clone(), kind, message, set_aside: false, policy: Policy::default() }
-}
-
-impl StartFailure {
-    pub(crate) fn into_fault(self, filter: &Configured) -> Fault {
-        match self {
-            StartFailure::Fault(fault) => fault,
-            StartFailure::Refused(words) => {
-                let error = HostFault {
-                    kind: FaultKind::Configure,
-                    message: format!("a fresh instance refused the config that it took before: {words}"),
-                };
-                Fault { filter: filter.name.clone(), kind: error.kind, message: error.message, set_aside: false, policy: Policy::default() }
-            }
-        }
-    }
+    host.filter.fault(kind, message)
 }
