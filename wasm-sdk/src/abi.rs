@@ -217,13 +217,18 @@ pub mod limit {
 pub const UNTOUCHABLE: [&str; 8] =
     ["connection", "content-length", "keep-alive", "proxy-connection", "te", "trailer", "transfer-encoding", "upgrade"];
 
+/// Whether a header's name is one of [`UNTOUCHABLE`], in any case.
+pub fn is_untouchable(name: &[u8]) -> bool {
+    UNTOUCHABLE.iter().any(|fixed| name.eq_ignore_ascii_case(fixed.as_bytes()))
+}
+
 /// Why a header edit is refused, or nothing. `name` must be a token (RFC 9110 section 5.6.2) and none of
 /// [`UNTOUCHABLE`], `value` free of control characters other than tab (section 5.5).
 pub fn edit_problem(name: &[u8], value: &[u8]) -> Option<&'static str> {
     if name.is_empty() || !name.iter().all(|&byte| is_token(byte)) {
         return Some("the header's name is not an HTTP token");
     }
-    if UNTOUCHABLE.iter().any(|fixed| name.eq_ignore_ascii_case(fixed.as_bytes())) {
+    if is_untouchable(name) {
         return Some("this header frames the message and cannot be edited");
     }
     if value.iter().any(|&byte| (byte < 0x20 && byte != b'\t') || byte == 0x7f) {
@@ -269,7 +274,8 @@ pub fn metric_problem(name: &[u8]) -> Option<&'static str> {
     None
 }
 
-pub(crate) fn is_token(byte: u8) -> bool {
+/// Whether a byte may stand in a token (RFC 9110 section 5.6.2), which methods and names of headers are.
+pub fn is_token(byte: u8) -> bool {
     byte.is_ascii_alphanumeric() || matches!(byte, b'!' | b'#'..=b'\'' | b'*' | b'+' | b'-' | b'.' | b'^'..=b'`' | b'|' | b'~')
 }
 

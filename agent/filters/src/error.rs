@@ -139,6 +139,11 @@ impl HostFault {
     pub(crate) fn error(kind: FaultKind, message: impl Into<String>) -> wasmtime::Error {
         wasmtime::Error::new(HostFault { kind, message: message.into() })
     }
+
+    /// A pointer and length that the guest does not have.
+    pub(crate) fn outside(at: u32, len: u32) -> wasmtime::Error {
+        HostFault::error(FaultKind::OutOfBounds, format!("a host call was given {len} bytes at {at:#x}, outside the filter's memory"))
+    }
 }
 
 /// Frames of a backtrace that a log line shows.

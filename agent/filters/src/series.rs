@@ -49,9 +49,21 @@ pub(crate) enum SeriesKind {
 }
 
 #[derive(Default)]
-struct Histogram {
+pub(crate) struct Histogram {
     buckets: [AtomicU64; BUCKETS.len() + 1],
     sum: AtomicU64,
+}
+
+impl Histogram {
+    pub(crate) fn observe(&self, number: u64) {
+        self.buckets[BUCKETS.partition_point(|bound| *bound < number)].fetch_add(1, Ordering::Relaxed);
+        self.sum.fetch_add(number, Ordering::Relaxed);
+    }
+
+    pub(crate) fn read(&self) -> MetricValue {
+        let load = |cell: &AtomicU64| cell.load(Ordering::Relaxed);
+        MetricValue::Histogram { buckets: self.buckets.each_ref().map(load), sum: load(&self.sum) }
+    }
 }
 
 impl Metrics {
@@ -74,12 +86,9 @@ impl Metrics {
     }
 
     pub(crate) fn all(&self) -> Vec<Metric> {
-        let load = |cell: &AtomicU64| cell.load(Ordering::Relaxed);
         let value = |series: &Series| match &series.cells {
-            Cells::Counter(count) => MetricValue::Counter(load(count)),
-            Cells::Histogram(histogram) => {
-                MetricValue::Histogram { buckets: histogram.buckets.each_ref().map(load), sum: load(&histogram.sum) }
-            }
+            Cells::Counter(count) => MetricValue::Counter(count.load(Ordering::Relaxed)),
+            Cells::Histogram(histogram) => histogram.read(),
         };
         let all = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         all.iter().map(|series| Metric { name: series.name.clone(), value: value(series) }).collect()
@@ -100,11 +109,7 @@ impl Series {
             Cells::Counter(count) => {
                 count.fetch_add(number, Ordering::Relaxed);
             }
-            Cells::Histogram(histogram) => {
-                let bucket = BUCKETS.partition_point(|bound| *bound < number);
-                histogram.buckets[bucket].fetch_add(1, Ordering::Relaxed);
-                histogram.sum.fetch_add(number, Ordering::Relaxed);
-            }
+            Cells::Histogram(histogram) => histogram.observe(number),
         }
     }
 }

@@ -111,9 +111,14 @@ pub(crate) fn add<T: WasiHost>(linker: &mut Linker<T>) -> Result<()> {
     Ok(())
 }
 
-/// The time of day, no finer than a millisecond.
+/// The time of day, as exact as filters see it.
 pub(crate) fn now_nanos() -> u64 {
-    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or(Duration::ZERO);
+    nanos(SystemTime::now())
+}
+
+/// A time since 1970, no finer than a millisecond.
+pub(crate) fn nanos(time: SystemTime) -> u64 {
+    let since = time.duration_since(UNIX_EPOCH).unwrap_or(Duration::ZERO);
     u64::try_from(since.as_millis()).unwrap_or(0) * 1_000_000
 }
 

@@ -13,6 +13,7 @@ use super::{
     json::Query,
     pattern::{Case, Pattern},
 };
+use crate::abi::is_token;
 
 /// Deepest nesting of conditions.
 const DEEPEST: usize = 16;
@@ -152,7 +153,7 @@ impl Reader {
 
     fn method(&self, node: Node) -> Result<Node, DeclaredError> {
         match &node {
-            Node::Method(method) if !method.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&byte)) => {
+            Node::Method(method) if !method.bytes().all(is_token) => {
                 Err(self.error(format!("`{method}` is no method"), "it is one word, for instance GET; it is no regular expression"))
             }
             _ => Ok(node),

@@ -148,9 +148,7 @@ impl Link for Instance {
     fn on_request(&mut self, request: &RequestParts<'_>) -> LinkStep {
         let result = match self.filter.isolation {
             Isolation::Shared => self.call_shared(|live| live.on_request(request)).map(|said| step(said, 0)),
-            Isolation::Fresh => {
-                self.call(None, |live| live.on_request(request)).and_then(|(said, live)| self.step_fresh(said, live, 0))
-            }
+            Isolation::Fresh => self.call(None, |live| live.on_request(request)).and_then(|(said, live)| self.step_fresh(said, live, 0)),
         };
         result.unwrap_or_else(LinkStep::Failed)
     }

@@ -4,9 +4,9 @@ use std::sync::Arc;
 
 use wasmtime::{Instance, Store, TypedFunc, UpdateDeadline, WasmParams, WasmResults};
 
+use super::Guest;
 use super::lent::{Message, lend};
 use super::state::{Hook, State};
-use super::Guest;
 use crate::abi::{export, limit, verdict};
 use crate::deadline::Deadline;
 use crate::error::{HostFault, explain};
@@ -70,13 +70,7 @@ impl Live {
         result.and_then(|number| decide(state, &self.funcs, number)).map_err(|error| fault(state, &error))
     }
 
-    pub(crate) fn on_undecided_body(
-        &mut self,
-        token: u64,
-        request: &RequestParts<'_>,
-        body: &[u8],
-        end: bool,
-    ) -> Result<Said, Fault> {
+    pub(crate) fn on_undecided_body(&mut self, token: u64, request: &RequestParts<'_>, body: &[u8], end: bool) -> Result<Said, Fault> {
         self.store.data_mut().begin(Hook::UndecidedBody);
         let result = match &self.funcs.request_body {
             Some(hook) => lend(&mut self.store, Message::Undecided(request, body), |store| hook.call(store, (token, end.into()))),

@@ -117,7 +117,7 @@ impl Request {
         let (method, path, authority) = (pseudo(b":method")?, pseudo(b":path")?, pseudo(b":authority")?);
         let mut fields = Vec::with_capacity(pairs.len());
         for (name, value) in pairs.iter().filter(|(name, _)| !name.starts_with(b":")) {
-            if abi::UNTOUCHABLE.iter().any(|fixed| name.eq_ignore_ascii_case(fixed.as_bytes())) || name.eq_ignore_ascii_case(b"host") {
+            if abi::is_untouchable(name) || name.eq_ignore_ascii_case(b"host") {
                 continue;
             }
             if abi::edit_problem(name, value).is_some() {

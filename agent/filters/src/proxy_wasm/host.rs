@@ -15,7 +15,7 @@ use wasmtime::{Caller, Linker, Memory, Result, TypedFunc};
 
 use super::callout::{CalloutResponse, Callouts};
 use super::context::{Context, Contexts, Properties};
-use super::shared::{Mailbox, Shared};
+use super::shared::Mailbox;
 use super::{Plugin, abi};
 use crate::deadline::Deadline;
 use crate::error::HostFault;
@@ -32,7 +32,6 @@ pub(crate) const ROOT: u32 = 1;
 pub(crate) struct Host {
     pub(crate) filter: Arc<Configured>,
     pub(crate) plugin: Arc<Plugin>,
-    pub(crate) shared: Arc<Shared>,
     pub(crate) memory: Option<Memory>,
     /// Away while it runs: a guest that calls the host from its allocator would go round in circles.
     pub(crate) allocate: Option<TypedFunc<u32, u32>>,
@@ -85,12 +84,11 @@ impl CallResponse {
 }
 
 impl Host {
-    pub(crate) fn new(filter: Arc<Configured>, plugin: Arc<Plugin>, shared: Arc<Shared>) -> Self {
+    pub(crate) fn new(filter: Arc<Configured>, plugin: Arc<Plugin>, mailbox: Arc<Mailbox>) -> Self {
         let limiter = Limiter::new(&filter.limits);
         Host {
             filter,
             plugin,
-            shared,
             memory: None,
             allocate: None,
             limiter,
@@ -101,7 +99,7 @@ impl Host {
             current: None,
             properties: Properties::default(),
             tick: None,
-            mailbox: Arc::default(),
+            mailbox,
             callouts: Callouts::default(),
             call_response: None,
             resumed: Vec::new(),
@@ -215,7 +213,7 @@ fn bytes(memory: &[u8], at: u32, len: u32) -> Result<&[u8]> {
         return Ok(&[]);
     }
     let start = at as usize;
-    memory.get(start..start.saturating_add(len as usize)).ok_or_else(|| outside(at, len))
+    memory.get(start..start.saturating_add(len as usize)).ok_or_else(|| HostFault::outside(at, len))
 }
 
 fn store(memory: &mut [u8], at: u32, value: &[u8]) -> Result<()> {
@@ -225,12 +223,8 @@ fn store(memory: &mut [u8], at: u32, value: &[u8]) -> Result<()> {
             place.copy_from_slice(value);
             Ok(())
         }
-        None => Err(outside(at, u32::try_from(value.len()).unwrap_or(u32::MAX))),
+        None => Err(HostFault::outside(at, u32::try_from(value.len()).unwrap_or(u32::MAX))),
     }
-}
-
-fn outside(at: u32, len: u32) -> wasmtime::Error {
-    HostFault::error(FaultKind::OutOfBounds, format!("a host call was given {len} bytes at {at:#x}, outside the filter's memory"))
 }
 
 /// Gives the guest a value: in memory that its own allocator returns, with address and size where it asked for them.

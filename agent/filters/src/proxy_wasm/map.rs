@@ -186,7 +186,7 @@ impl Map {
             b":authority" => Name::Authority,
             b"host" | b"Host" => Name::Field,
             [b':', ..] => Name::Fixed,
-            _ if abi::UNTOUCHABLE.iter().any(|fixed| name.eq_ignore_ascii_case(fixed.as_bytes())) => Name::Fixed,
+            _ if abi::is_untouchable(name) => Name::Fixed,
             _ => Name::Field,
         };
         if matches!(kind, Name::Fixed) {

@@ -2,12 +2,11 @@
 //! eight bytes, little-endian, booleans as one byte, header maps serialized.
 
 use std::net::SocketAddr;
-use std::time::{SystemTime, UNIX_EPOCH};
 
 use super::context::Context;
 use super::map::{Map, serialize};
-use crate::Version;
 use crate::filter::Configured;
+use crate::{Version, wasi};
 
 /// Where a filter's verdict and reason are set.
 pub(crate) const VERDICT: &[u8] = b"mirrord\0verdict";
@@ -61,7 +60,7 @@ fn request(name: &str, context: &Context, out: &mut Vec<u8>) -> Option<()> {
         "useragent" => put(out, first(b"user-agent")?),
         "id" => put(out, first(b"x-request-id")?),
         "protocol" => put(out, context.version.map(Version::as_str)?.as_bytes()),
-        "time" => put(out, &nanos(context.began?).to_le_bytes()),
+        "time" => put(out, &wasi::nanos(context.began?).to_le_bytes()),
         "duration" => put(out, &(i64::try_from(context.began?.elapsed().unwrap_or_default().as_millis()).ok()? * 1_000_000).to_le_bytes()),
         "size" => put(out, &half.size.to_le_bytes()),
         "total_size" => put(out, &(half.size + half.headers.size() as u64).to_le_bytes()),
@@ -107,11 +106,6 @@ fn address(name: &str, address: Option<SocketAddr>, out: &mut Vec<u8>) -> Option
         _ => return None,
     }
     Some(())
-}
-
-/// As exact as filters see time.
-fn nanos(time: SystemTime) -> i64 {
-    i64::try_from(time.duration_since(UNIX_EPOCH).unwrap_or_default().as_millis()).unwrap_or(0) * 1_000_000
 }
 
 fn put(out: &mut Vec<u8>, value: &[u8]) {

@@ -4,12 +4,12 @@
 //! A filter that uses none of it touches none of its locks.
 
 use std::collections::{HashMap, VecDeque};
-use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicI64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, Weak};
 use std::task::Waker;
 
 use super::abi::metric;
-use crate::series::{self, BUCKETS, MetricValue};
+use crate::series::{self, Histogram, MetricValue};
 
 /// Entries and bytes of the shared data, and of one value.
 const MAX_KEYS: usize = 1024;
@@ -70,8 +70,7 @@ pub(crate) struct Metric {
     kind: i32,
     /// A histogram's last value.
     value: AtomicI64,
-    buckets: [AtomicU64; BUCKETS.len() + 1],
-    sum: AtomicU64,
+    observed: Histogram,
 }
 
 /// How one instance hears of items in queues that it registered.
@@ -186,13 +185,7 @@ impl Shared {
         }
         let _defining = lock(&self.defining);
         for (index, slot) in self.metrics.0.iter().enumerate() {
-            let metric = slot.get_or_init(|| Metric {
-                name: name.into(),
-                kind,
-                value: AtomicI64::new(0),
-                buckets: Default::default(),
-                sum: AtomicU64::new(0),
-            });
+            let metric = slot.get_or_init(|| Metric { name: name.into(), kind, value: AtomicI64::new(0), observed: Histogram::default() });
             if metric.name == name && metric.kind == kind {
                 return Ok(number(index));
             }
@@ -221,8 +214,7 @@ impl Metric {
     pub(crate) fn record(&self, value: u64) {
         self.value.store(value.cast_signed(), Ordering::Relaxed);
         if self.kind == metric::HISTOGRAM {
-            self.buckets[BUCKETS.partition_point(|bound| *bound < value)].fetch_add(1, Ordering::Relaxed);
-            self.sum.fetch_add(value, Ordering::Relaxed);
+            self.observed.observe(value);
         }
     }
 
@@ -231,11 +223,10 @@ impl Metric {
     }
 
     fn read(&self) -> series::Metric {
-        let load = |cell: &AtomicU64| cell.load(Ordering::Relaxed);
         let value = match self.kind {
             metric::COUNTER => MetricValue::Counter(self.value()),
             metric::GAUGE => MetricValue::Gauge(self.value.load(Ordering::Relaxed)),
-            _ => MetricValue::Histogram { buckets: self.buckets.each_ref().map(load), sum: load(&self.sum) },
+            _ => self.observed.read(),
         };
         series::Metric { name: self.name.clone(), value }
     }

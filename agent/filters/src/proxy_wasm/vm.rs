@@ -8,11 +8,11 @@ use super::Plugin;
 use super::abi::{ALLOCATE, MEMORY, callback};
 use super::host::{Host, ROOT};
 use super::shared::Mailbox;
+use crate::Fault;
 use crate::deadline::Deadline;
 use crate::error::explain;
 use crate::filter::{Configured, StartFailure};
 use crate::link::Side;
-use crate::Fault;
 
 pub(crate) struct Vm {
     store: Store<Host>,
@@ -43,8 +43,7 @@ impl Vm {
     /// Instantiates, starts and configures a guest, under the eyes of the ticker that the caller called. The deadline goes
     /// on for what is called right after.
     pub(crate) fn start(filter: &Arc<Configured>, plugin: &Arc<Plugin>, mailbox: &Arc<Mailbox>, ticks: u64) -> Result<Vm, StartFailure> {
-        let mut host = Host::new(filter.clone(), plugin.clone(), plugin.shared.clone());
-        host.mailbox = mailbox.clone();
+        let host = Host::new(filter.clone(), plugin.clone(), mailbox.clone());
         let mut store = Store::new(&plugin.guest.engine.inner.wasmtime, host);
         store.limiter(|host| &mut host.limiter);
         store.epoch_deadline_callback(|mut context| {

@@ -61,16 +61,12 @@ fn state<'a>(caller: &'a mut Caller<'_, State>) -> Result<&'a mut State> {
 
 fn bytes(memory: &[u8], at: u32, len: u32) -> Result<&[u8]> {
     let start = at as usize;
-    memory.get(start..start.saturating_add(len as usize)).ok_or_else(|| outside(at, len))
+    memory.get(start..start.saturating_add(len as usize)).ok_or_else(|| HostFault::outside(at, len))
 }
 
 fn place(memory: &mut [u8], at: u32, cap: u32) -> Result<&mut [u8]> {
     let start = at as usize;
-    memory.get_mut(start..start.saturating_add(cap as usize)).ok_or_else(|| outside(at, cap))
-}
-
-fn outside(at: u32, len: u32) -> wasmtime::Error {
-    HostFault::error(FaultKind::OutOfBounds, format!("a host call was given {len} bytes at {at:#x}, outside the filter's memory"))
+    memory.get_mut(start..start.saturating_add(cap as usize)).ok_or_else(|| HostFault::outside(at, cap))
 }
 
 /// Writes what fits and returns the whole length.

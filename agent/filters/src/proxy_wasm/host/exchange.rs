@@ -3,7 +3,7 @@
 use wasmtime::{Caller, Linker, Result};
 
 use super::{Host, ROOT, bytes, give, give_filled, split, store};
-use crate::abi::{UNTOUCHABLE, answer_problem, edit_problem, limit};
+use crate::abi::{answer_problem, edit_problem, is_untouchable, limit};
 use crate::error::HostFault;
 use crate::log::clean;
 use crate::proxy_wasm::abi::{MODULE, status, stream};
@@ -125,7 +125,7 @@ fn send_local_response(
         response_body.clear();
     }
     for (name, value) in pairs {
-        if name.starts_with(b":") || UNTOUCHABLE.iter().any(|fixed| name.eq_ignore_ascii_case(fixed.as_bytes())) {
+        if name.starts_with(b":") || is_untouchable(name) {
             continue;
         }
         if let Some(problem) = edit_problem(name, value) {

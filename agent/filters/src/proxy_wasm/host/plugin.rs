@@ -65,7 +65,7 @@ fn add_shared(linker: &mut Linker<Host>) -> Result<()> {
         |mut caller: Caller<'_, Host>, key: u32, key_len: u32, at: u32, size_at: u32, cas_at: u32| -> Result<i32> {
             let mut cas = 0;
             let found = give_filled(&mut caller, at, size_at, status::NOT_FOUND, |memory, host, out| {
-                let Some((value, own)) = host.shared.get(bytes(memory, key, key_len)?) else { return Ok(None) };
+                let Some((value, own)) = host.plugin.shared.get(bytes(memory, key, key_len)?) else { return Ok(None) };
                 cas = own;
                 out.extend_from_slice(&value);
                 Ok(Some(()))
@@ -81,7 +81,7 @@ fn add_shared(linker: &mut Linker<Host>) -> Result<()> {
         "proxy_set_shared_data",
         |mut caller: Caller<'_, Host>, key: u32, key_len: u32, value: u32, value_len: u32, cas: u32| -> Result<i32> {
             let (memory, host) = split(&mut caller)?;
-            answer(host.shared.set(bytes(memory, key, key_len)?, bytes(memory, value, value_len)?, cas), "shared data")
+            answer(host.plugin.shared.set(bytes(memory, key, key_len)?, bytes(memory, value, value_len)?, cas), "shared data")
         },
     )?;
     linker.func_wrap(
@@ -89,7 +89,7 @@ fn add_shared(linker: &mut Linker<Host>) -> Result<()> {
         "proxy_register_shared_queue",
         |mut caller: Caller<'_, Host>, name: u32, len: u32, id_at: u32| -> Result<i32> {
             let (memory, host) = split(&mut caller)?;
-            give_id(memory, id_at, host.shared.register_queue(bytes(memory, name, len)?, &host.mailbox), "queues")
+            give_id(memory, id_at, host.plugin.shared.register_queue(bytes(memory, name, len)?, &host.mailbox), "queues")
         },
     )?;
     linker.func_wrap(
@@ -97,7 +97,7 @@ fn add_shared(linker: &mut Linker<Host>) -> Result<()> {
         "proxy_resolve_shared_queue",
         |mut caller: Caller<'_, Host>, _vm: u32, _vm_len: u32, name: u32, len: u32, id_at: u32| -> Result<i32> {
             let (memory, host) = split(&mut caller)?;
-            match host.shared.resolve_queue(bytes(memory, name, len)?) {
+            match host.plugin.shared.resolve_queue(bytes(memory, name, len)?) {
                 Some(id) => give_id(memory, id_at, Ok(id), "queues"),
                 None => Ok(status::NOT_FOUND),
             }
@@ -108,7 +108,7 @@ fn add_shared(linker: &mut Linker<Host>) -> Result<()> {
         "proxy_enqueue_shared_queue",
         |mut caller: Caller<'_, Host>, id: u32, value: u32, len: u32| -> Result<i32> {
             let (memory, host) = split(&mut caller)?;
-            answer(host.shared.enqueue(id, bytes(memory, value, len)?, &host.mailbox), "queue items")
+            answer(host.plugin.shared.enqueue(id, bytes(memory, value, len)?, &host.mailbox), "queue items")
         },
     )?;
     linker.func_wrap(
@@ -116,7 +116,7 @@ fn add_shared(linker: &mut Linker<Host>) -> Result<()> {
         "proxy_dequeue_shared_queue",
         |mut caller: Caller<'_, Host>, id: u32, at: u32, size_at: u32| -> Result<i32> {
             let mut known = true;
-            let status = give_filled(&mut caller, at, size_at, status::EMPTY, |_, host, out| match host.shared.dequeue(id) {
+            let status = give_filled(&mut caller, at, size_at, status::EMPTY, |_, host, out| match host.plugin.shared.dequeue(id) {
                 Ok(Some(item)) => {
                     *out = item;
                     Ok(Some(()))
@@ -140,12 +140,12 @@ fn add_metrics(linker: &mut Linker<Host>) -> Result<()> {
         |mut caller: Caller<'_, Host>, kind: i32, name: u32, len: u32, id_at: u32| -> Result<i32> {
             let (memory, host) = split(&mut caller)?;
             let name = crate::log::clean(bytes(memory, name, len.min(MAX_KEY as u32))?, MAX_KEY);
-            give_id(memory, id_at, host.shared.define_metric(kind, &name), "metrics")
+            give_id(memory, id_at, host.plugin.shared.define_metric(kind, &name), "metrics")
         },
     )?;
     linker.func_wrap(MODULE, "proxy_increment_metric", |mut caller: Caller<'_, Host>, id: u32, by: i64| -> Result<i32> {
         let (_, host) = split(&mut caller)?;
-        Ok(match host.shared.metric(id).map(|metric| metric.increment(by)) {
+        Ok(match host.plugin.shared.metric(id).map(|metric| metric.increment(by)) {
             Some(Ok(())) => status::OK,
             Some(Err(_)) => status::BAD_ARGUMENT,
             None => status::NOT_FOUND,
@@ -153,7 +153,7 @@ fn add_metrics(linker: &mut Linker<Host>) -> Result<()> {
     })?;
     linker.func_wrap(MODULE, "proxy_record_metric", |mut caller: Caller<'_, Host>, id: u32, value: u64| -> Result<i32> {
         let (_, host) = split(&mut caller)?;
-        Ok(match host.shared.metric(id) {
+        Ok(match host.plugin.shared.metric(id) {
             Some(metric) => {
                 metric.record(value);
                 status::OK
@@ -163,7 +163,7 @@ fn add_metrics(linker: &mut Linker<Host>) -> Result<()> {
     })?;
     linker.func_wrap(MODULE, "proxy_get_metric", |mut caller: Caller<'_, Host>, id: u32, at: u32| -> Result<i32> {
         let (memory, host) = split(&mut caller)?;
-        match host.shared.metric(id).map(|metric| metric.value()) {
+        match host.plugin.shared.metric(id).map(|metric| metric.value()) {
             Some(value) => store(memory, at, &value.to_le_bytes()).map(|()| status::OK),
             None => Ok(status::NOT_FOUND),
         }
