@@ -120,9 +120,11 @@ impl Chain {
         let Some(&Follower { link, exchange, .. }) = pending.0.asked.list.first() else {
             return Poll::Ready(Step::Decided(std::mem::take(&mut pending.0.so_far)));
         };
-        let step = match self.links.get_mut(link).map(|place| place.link.poll(cx, exchange, request)) {
-            Some(Poll::Pending) => return Poll::Pending,
-            Some(Poll::Ready(step)) => self.links.get_mut(link).map_or(Err(None), |place| place.ask(|_| step)),
+        let step = match self.links.get_mut(link) {
+            Some(place) => match place.link.poll(cx, exchange, request) {
+                Poll::Pending => return Poll::Pending,
+                Poll::Ready(step) => place.ask(|_| step),
+            },
             None => Err(None),
         };
         let asked = std::mem::replace(&mut pending.0.asked, Followers::new(self.ended.clone()));
@@ -153,10 +155,7 @@ impl Chain {
     /// A piece of a body, for the links that follow it: up to [`Followers::window`] bytes, or less with the body's `end`.
     pub fn on_body(&mut self, followers: &mut Followers, side: Side, window: &[u8], end: bool) -> BodyDecision {
         let mut decision = BodyDecision::default();
-        let count = followers.list.len();
-        for at in 0..count {
-            let at = if side == Side::Request { at } else { count - 1 - at };
-            let Some(follower) = followers.list.get_mut(at) else { break };
+        for follower in followers.in_order(side) {
             let Some(step) = follower.wants.window(side) else { continue };
             let Some(place) = self.links.get_mut(follower.link) else { continue };
             let input = decision.replaced.take();
@@ -193,7 +192,7 @@ impl Chain {
     /// is wanted.
     pub fn on_response(&mut self, followers: &mut Followers, response: &ResponseParts<'_>) -> ResponseDecision {
         let mut decision = ResponseDecision::default();
-        for follower in followers.list.iter_mut().rev().filter(|follower| follower.wants.response) {
+        for follower in followers.in_order(Side::Response).filter(|follower| follower.wants.response) {
             let Some(place) = self.links.get_mut(follower.link) else { continue };
             follower.wants.response = false;
             match place.call(|link| link.on_response(follower.exchange, response)) {
@@ -228,10 +227,7 @@ impl Chain {
     /// The trailers of a body, for the links that follow the exchange; their edits.
     pub fn on_trailers(&mut self, followers: &mut Followers, side: Side, trailers: &[Field<'_>]) -> TrailersDecision {
         let mut decision = TrailersDecision::default();
-        let count = followers.list.len();
-        for at in 0..count {
-            let at = if side == Side::Request { at } else { count - 1 - at };
-            let Some(follower) = followers.list.get_mut(at) else { break };
+        for follower in followers.in_order(side) {
             let Some(place) = self.links.get_mut(follower.link) else { continue };
             match place.call(|link| link.on_trailers(follower.exchange, side, trailers)) {
                 Ok(edits) => append(&mut decision.edits, edits),
@@ -357,16 +353,17 @@ impl Chain {
 
     /// Notes what a link said. Nothing: the next one is to be asked.
     fn take(&mut self, index: usize, so_far: &mut Outcome, step: Result<LinkStep, Option<Fault>>) -> Option<Step> {
-        match step {
-            Ok(LinkStep::Pass) => None,
-            Ok(LinkStep::Decided(decision)) => self.note(index, so_far, decision).then(|| Step::Decided(std::mem::take(so_far))),
+        let ends = match step {
+            Ok(LinkStep::Pass) => false,
+            Ok(LinkStep::Decided(decision)) => self.note(index, so_far, decision),
             Ok(LinkStep::NeedsBody(exchange, window)) => {
-                Some(Step::NeedsBody(self.pending(index, exchange, window.clamp(1, limit::BODY_WINDOW), so_far)))
+                return Some(Step::NeedsBody(self.pending(index, exchange, window.clamp(1, limit::BODY_WINDOW), so_far)));
             }
-            Ok(LinkStep::Waits(exchange)) => Some(Step::Waits(self.pending(index, exchange, 0, so_far))),
-            Ok(LinkStep::Failed(fault)) => self.fail(index, so_far, Some(fault)).then(|| Step::Decided(std::mem::take(so_far))),
-            Err(fault) => self.fail(index, so_far, fault).then(|| Step::Decided(std::mem::take(so_far))),
-        }
+            Ok(LinkStep::Waits(exchange)) => return Some(Step::Waits(self.pending(index, exchange, 0, so_far))),
+            Ok(LinkStep::Failed(fault)) => self.fail(index, so_far, Some(fault)),
+            Err(fault) => self.fail(index, so_far, fault),
+        };
+        ends.then(|| Step::Decided(std::mem::take(so_far)))
     }
 
     fn pending(&self, link: usize, exchange: crate::Exchange, window: usize, so_far: &mut Outcome) -> Pending {

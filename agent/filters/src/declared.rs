@@ -34,7 +34,6 @@ pub struct Condition {
     root: Node,
     /// Kind of the outermost condition, as users write it.
     kind: &'static str,
-    needs_body: bool,
 }
 
 /// A condition or a combination of conditions.
@@ -91,7 +90,7 @@ impl Condition {
     /// What is wrong, and where.
     pub fn parse(text: &str) -> Result<Self, DeclaredError> {
         let (kind, root) = parse::condition(text)?;
-        Ok(Self { needs_body: root.needs_body(), kind, root })
+        Ok(Self { kind, root })
     }
 
     /// `header_filter`, `all_of` …
@@ -100,15 +99,9 @@ impl Condition {
         self.kind
     }
 
-    /// Whether [`Condition::on_head`] may ask for the body.
-    #[must_use]
-    pub fn needs_body(&self) -> bool {
-        self.needs_body
-    }
-
     /// Judges by the head; by a body that is known to be empty, too.
     pub fn on_head(&self, request: &RequestParts<'_>, scratch: &Scratch) -> Met {
-        let body = (self.needs_body && request.end).then_some(&Value::Null);
+        let body = request.end.then_some(&Value::Null);
         self.root.judge(Asked { request, body, scratch })
     }
 
@@ -134,15 +127,6 @@ impl Scratch {
 }
 
 impl Node {
-    fn needs_body(&self) -> bool {
-        match self {
-            Self::Header { .. } | Self::Path(_) | Self::Method(_) => false,
-            Self::Body { .. } => true,
-            Self::AllOf(nodes) | Self::AnyOf(nodes) => nodes.iter().any(Self::needs_body),
-            Self::Not(node) => node.needs_body(),
-        }
-    }
-
     fn judge(&self, asked: Asked<'_>) -> Met {
         let known = match self {
             Self::Header { name, pattern } => asked.header(name.as_deref(), pattern),

@@ -36,6 +36,15 @@ impl Followers {
         Followers { list: Vec::new(), ended }
     }
 
+    /// As a message of that side meets them: a request the first link first, a response the last.
+    pub(crate) fn in_order(&mut self, side: Side) -> impl Iterator<Item = &mut Follower> {
+        let mut list = self.list.iter_mut();
+        std::iter::from_fn(move || match side {
+            Side::Request => list.next(),
+            Side::Response => list.next_back(),
+        })
+    }
+
     /// How many bytes of a body to hold before each call, unless it ends; nothing: nobody asks for it.
     #[must_use]
     pub fn window(&self, side: Side) -> Option<usize> {

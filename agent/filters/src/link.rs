@@ -114,7 +114,9 @@ pub(crate) trait Link {
     /// ones that nobody waits for any longer.
     fn on_end(&mut self, exchange: Exchange, tell: bool) -> Result<(), Fault>;
 
-    fn on_connection(&mut self, connection: &ConnectionParts<'_>) -> Result<LinkConnection, Fault>;
+    fn on_connection(&mut self, _connection: &ConnectionParts<'_>) -> Result<LinkConnection, Fault> {
+        Ok(LinkConnection::default())
+    }
 
     /// What follows a body that has trailers; its edits.
     fn on_trailers(&mut self, _exchange: Exchange, _side: Side, _trailers: &[Field<'_>]) -> Result<Vec<Edit>, Fault> {

@@ -6,7 +6,6 @@ use wasmtime::{FuncType, ValType};
 
 use crate::engine::Engine;
 use crate::filter::{Filter, Limits, Settings};
-use crate::log::LogSink;
 use crate::{FilterError, abi, own, proxy_wasm};
 
 /// A compiled module that is a filter. A clone is the same module.
@@ -81,14 +80,6 @@ impl Module {
     /// As [`Module::configure_with`].
     pub fn configure(&self, config: &[u8], limits: Limits) -> Result<Filter, FilterError> {
         self.configure_with(Settings { config: config.into(), limits, ..Settings::default() })
-    }
-
-    /// As [`Module::configure`], for a filter whose log lines go to `log` and not to the engine's sink.
-    ///
-    /// # Errors
-    /// As [`Module::configure_with`].
-    pub fn configure_with_log(&self, config: &[u8], limits: Limits, log: LogSink) -> Result<Filter, FilterError> {
-        self.configure_with(Settings { config: config.into(), limits, log: Some(log), ..Settings::default() })
     }
 
     /// Makes a filter of it. Its configure hook runs once, in an instance that is then thrown away, so that a refused

@@ -4,9 +4,9 @@ use std::sync::Arc;
 
 use super::{BODY, Condition, Met, Scratch};
 use crate::filter::Configured;
-use crate::link::{Decision, Exchange, Link, LinkBody, LinkConnection, LinkResponse, LinkStep, Side};
+use crate::link::{Decision, Exchange, Link, LinkBody, LinkResponse, LinkStep, Side};
 use crate::log::LogLevel;
-use crate::{ConnectionParts, Fault, RequestParts, ResponseParts, Verdict};
+use crate::{Fault, RequestParts, ResponseParts, Verdict};
 
 pub(crate) struct Instance {
     filter: Arc<Configured>,
@@ -58,9 +58,5 @@ impl Link for Instance {
 
     fn on_end(&mut self, _: Exchange, _: bool) -> Result<(), Fault> {
         Ok(())
-    }
-
-    fn on_connection(&mut self, _: &ConnectionParts<'_>) -> Result<LinkConnection, Fault> {
-        Ok(LinkConnection::default())
     }
 }

@@ -22,9 +22,9 @@ use super::shared::Mailbox;
 use super::vm::Vm;
 use crate::abi::limit;
 use crate::filter::Configured;
-use crate::link::{Decision, Exchange, Link, LinkBody, LinkConnection, LinkResponse, LinkStep, Side, Wants};
+use crate::link::{Decision, Exchange, Link, LinkBody, LinkResponse, LinkStep, Side, Wants};
 use crate::ticker::Calls;
-use crate::{ConnectionParts, Edit, Fault, FaultKind, Field, Isolation, RequestParts, ResponseParts, Verdict, ticker};
+use crate::{Edit, Fault, FaultKind, Field, Isolation, RequestParts, ResponseParts, Verdict, ticker};
 
 /// For how long a guest may hold an undecided request.
 const MAX_PAUSE: Duration = Duration::from_secs(10);
@@ -128,7 +128,9 @@ impl Instance {
 
     fn begin(vm: &mut Vm, generation: u16, request: &RequestParts<'_>) -> Result<LinkStep, Fault> {
         let Some((id, place)) = vm.open() else {
-            return Ok(LinkStep::Failed(vm.host().filter.fault(FaultKind::Memory, "it is asked about 4096 requests at once, which is the limit")));
+            return Ok(LinkStep::Failed(
+                vm.host().filter.fault(FaultKind::Memory, "it is asked about 4096 requests at once, which is the limit"),
+            ));
         };
         let count = {
             let Some(context) = vm.host().contexts.get(place) else { return Ok(LinkStep::Pass) };
@@ -323,10 +325,6 @@ impl Link for Instance {
     fn on_end(&mut self, exchange: Exchange, _: bool) -> Result<(), Fault> {
         let Some((generation, id, place)) = self.place(exchange) else { return Ok(()) };
         self.with_guest(generation, |vm, _| vm.finish(place, id)).unwrap_or(Ok(()))
-    }
-
-    fn on_connection(&mut self, _: &ConnectionParts<'_>) -> Result<LinkConnection, Fault> {
-        Ok(LinkConnection::default())
     }
 
     fn on_trailers(&mut self, exchange: Exchange, side: Side, trailers: &[Field<'_>]) -> Result<Vec<Edit>, Fault> {
