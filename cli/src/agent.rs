@@ -5,6 +5,7 @@ use std::{
     env,
     fs::{self, DirBuilder, File, OpenOptions, TryLockError},
     io,
+    ops::ControlFlow,
     os::unix::{
         fs::{DirBuilderExt, MetadataExt, OpenOptionsExt},
         net::UnixStream,
@@ -32,6 +33,8 @@ pub const FOLDER: &str = "/run/mirrord";
 const START: Duration = Duration::from_secs(10);
 /// How long another command line's start of an agent is waited for.
 const TURN: Duration = Duration::from_secs(15);
+/// How often an agent that ends just while it is joined is replaced.
+const ATTEMPTS: usize = 3;
 
 /// Why there is no agent.
 #[derive(Debug, Error)]
@@ -77,7 +80,7 @@ pub fn socket(namespace: &Namespace) -> PathBuf {
 }
 
 /// The socket of the namespace's agent, which accepts connections. `keep`: rights that the agent must have although it is not root.
-pub fn find_or_start(namespace: &Namespace, keep: Capabilities) -> Result<PathBuf, AgentError> {
+fn find_or_start(namespace: &Namespace, keep: Capabilities) -> Result<PathBuf, AgentError> {
     let socket = socket(namespace);
     let deadline = Instant::now() + TURN;
     loop {
@@ -102,6 +105,25 @@ pub fn find_or_start(namespace: &Namespace, keep: Capabilities) -> Result<PathBu
     }
 }
 
+/// Joins the namespace's agent. `Continue` is a failure that an agent which was about to end when it was found may account for: if
+/// that one has gone, there is another attempt, with the next one.
+pub fn with_agent<T, E: From<AgentError>>(
+    namespace: &Namespace,
+    keep: Capabilities,
+    mut join: impl FnMut(PathBuf) -> ControlFlow<Result<T, E>, E>,
+) -> Result<T, E> {
+    let mut attempt = 1;
+    loop {
+        let socket = find_or_start(namespace, keep)?;
+        let found = identity(&socket);
+        match join(socket.clone()) {
+            ControlFlow::Break(joined) => return joined,
+            ControlFlow::Continue(_) if attempt < ATTEMPTS && !is_still(&socket, found)? => attempt += 1,
+            ControlFlow::Continue(error) => return Err(error),
+        }
+    }
+}
+
 /// Whether somebody listens. A dead agent's socket refuses; the next agent replaces it.
 pub fn accepts(socket: &Path) -> Result<bool, AgentError> {
     match UnixStream::connect(socket) {
@@ -112,12 +134,12 @@ pub fn accepts(socket: &Path) -> Result<bool, AgentError> {
 }
 
 /// Names the agent whose socket this is: device and inode. Another agent's socket at that path is another file.
-pub fn identity(socket: &Path) -> Option<(u64, u64)> {
+fn identity(socket: &Path) -> Option<(u64, u64)> {
     fs::metadata(socket).ok().map(|socket| (socket.dev(), socket.ino()))
 }
 
 /// Whether the agent that was found there listens still.
-pub fn is_still(socket: &Path, found: Option<(u64, u64)>) -> Result<bool, AgentError> {
+fn is_still(socket: &Path, found: Option<(u64, u64)>) -> Result<bool, AgentError> {
     Ok(accepts(socket)? && identity(socket) == found)
 }
 

@@ -4,6 +4,7 @@
 use std::{
     env,
     ffi::OsStr,
+    ops::ControlFlow,
     os::unix::process::CommandExt,
     path::{Path, PathBuf},
     process::Command,
@@ -33,8 +34,6 @@ use crate::{
 
 /// Tells scripts, and ourselves, that we run inside a session.
 const INSIDE: &str = "MIRRORD_RESOLVED_CONFIG";
-/// How often an agent that ends just while a session joins it is replaced.
-const ATTEMPTS: usize = 3;
 
 /// Runs the program in a session of its own; how it ended is how we end.
 pub fn exec(config: Config, watch: Watch) -> Result<Outcome, Error> {
@@ -101,17 +100,13 @@ pub fn privileges(target: &Target) -> Result<Capabilities, Error> {
 
 /// Finds or starts the agent and opens the session.
 fn open(mut settings: Settings, namespace: &Namespace, keep: Capabilities) -> Result<(Intproxy, String), Error> {
-    let mut attempt = 1;
-    loop {
-        settings.agent = agent::find_or_start(namespace, keep)?;
-        let found = agent::identity(&settings.agent);
+    agent::with_agent(namespace, keep, |socket| {
+        settings.agent = socket;
         match Intproxy::start(&settings) {
-            Ok(opened) => return Ok(opened),
-            // It was about to end when we found it.
-            Err(IntproxyError::Failed(_)) if attempt < ATTEMPTS && !agent::is_still(&settings.agent, found)? => attempt += 1,
-            Err(error) => return Err(error.into()),
+            Err(error @ IntproxyError::Failed(_)) => ControlFlow::Continue(error.into()),
+            opened => ControlFlow::Break(opened.map_err(Error::from)),
         }
-    }
+    })
 }
 
 fn run(config: &Config, path: &Path, layer: &Path, layer_address: String, intproxy: Intproxy) -> Result<Outcome, Error> {

@@ -10,6 +10,7 @@ mod summary;
 use std::{
     fs::File,
     io::{self, BufWriter, Write},
+    ops::ControlFlow,
     path::PathBuf,
     time::{Duration, Instant},
 };
@@ -115,8 +116,6 @@ pub struct Inspect {
 
 /// How often what is shown is looked at anew.
 const TICK: Duration = Duration::from_millis(250);
-/// How often an agent that ends just while we join it is replaced.
-const ATTEMPTS: usize = 3;
 
 /// Looks until Ctrl-C.
 pub fn inspect(inspect: Inspect) -> Result<(), Error> {
@@ -132,18 +131,17 @@ pub fn inspect(inspect: Inspect) -> Result<(), Error> {
         body: inspect.body,
         show_credentials: inspect.show_credentials,
     };
-    let mut attempt = 1;
-    let (feed, first) = loop {
-        let socket = agent::find_or_start(&namespace, keep)?;
-        let feed = records::inspect(socket.clone(), filters.clone(), request.clone()).map_err(Error::Asked)?;
+    let (feed, first) = agent::with_agent(&namespace, keep, |socket| {
+        let feed = match records::inspect(socket, filters.clone(), request.clone()) {
+            Ok(feed) => feed,
+            Err(error) => return ControlFlow::Break(Err(Error::Asked(error))),
+        };
         match feed.next(Duration::from_secs(60)) {
-            Next::Lines(lines) => break (feed, lines),
-            // It was about to end when we found it.
-            Next::End(Some(_) | None) if attempt < ATTEMPTS && !agent::accepts(&socket)? => attempt += 1,
-            Next::End(Some(error)) => return Err(Error::Asked(error)),
-            Next::End(None) | Next::NotYet => return Err(Error::Asked(lost("the agent does not answer"))),
+            Next::Lines(lines) => ControlFlow::Break(Ok((feed, lines))),
+            Next::NotYet => ControlFlow::Break(Err(lost("the agent does not answer"))),
+            Next::End(error) => ControlFlow::Continue(error.map_or_else(|| lost("the agent does not answer"), Error::Asked)),
         }
-    };
+    })?;
     let mut view = View {
         out: BufWriter::with_capacity(64 << 10, io::stdout().lock()),
         lines: Lines::new(Paint::for_stdout(), !inspect.filters.is_empty()),
@@ -157,8 +155,9 @@ pub fn inspect(inspect: Inspect) -> Result<(), Error> {
     view.finish(ended)
 }
 
-fn lost(why: &str) -> ErrorReply {
-    ErrorReply { error: why.into(), help: "run it again; MIRRORD_AGENT_LOG=FILE keeps the agent's log".into() }
+/// [`Error::help`] knows the next step.
+fn lost(why: &str) -> Error {
+    Error::Asked(ErrorReply { error: why.into(), help: String::new() })
 }
 
 struct View<W: Write> {
@@ -200,7 +199,7 @@ impl<W: Write> View<W> {
                 Next::End(Some(error)) => return Ended::Failed(Error::Asked(error)),
                 Next::End(None) => {
                     return match self.closing.take() {
-                        Some(reason) => Ended::Failed(Error::Asked(lost(&format!("the session has ended: {reason}")))),
+                        Some(reason) => Ended::Failed(lost(&format!("the session has ended: {reason}"))),
                         None => Ended::Asked,
                     };
                 }

@@ -38,19 +38,12 @@ fn civil(days: i64) -> (i64, i64, i64) {
 
 /// A duration in nanoseconds with three digits that matter: `950 ns`, `1.24 ms`, `12.0 s`.
 pub fn short(ns: u64) -> String {
-    const UNITS: [(f64, &str); 4] = [(1e9, "s"), (1e6, "ms"), (1e3, "µs"), (1.0, "ns")];
-    let value = ns as f64;
-    // 999.6 µs are read as 1.00 ms.
-    let (size, unit) = UNITS.into_iter().find(|(size, _)| value >= 0.9995 * size).unwrap_or((1.0, "ns"));
-    digits(value / size, unit, size == 1.0)
+    scaled(ns, ["s", "ms", "µs", "ns"])
 }
 
 /// Bytes: `0 B`, `980 B`, `1.24 kB`, `3.00 MB`.
 pub fn bytes(count: u64) -> String {
-    const UNITS: [(f64, &str); 4] = [(1e9, "GB"), (1e6, "MB"), (1e3, "kB"), (1.0, "B")];
-    let value = count as f64;
-    let (size, unit) = UNITS.into_iter().find(|(size, _)| value >= 0.9995 * size).unwrap_or((1.0, "B"));
-    digits(value / size, unit, size == 1.0)
+    scaled(count, ["GB", "MB", "kB", "B"])
 }
 
 /// `12,345`.
@@ -64,6 +57,14 @@ pub fn count(number: u64) -> String {
         text.push(digit);
     }
     text
+}
+
+/// In the largest of these units that fits; each is a thousand of the next, and the last is what is counted in.
+fn scaled(amount: u64, [giga, mega, kilo, one]: [&str; 4]) -> String {
+    let value = amount as f64;
+    // 999.6 µs are read as 1.00 ms.
+    let (size, unit) = [(1e9, giga), (1e6, mega), (1e3, kilo)].into_iter().find(|(size, _)| value >= 0.9995 * size).unwrap_or((1.0, one));
+    digits(value / size, unit, size == 1.0)
 }
 
 fn digits(value: f64, unit: &str, whole: bool) -> String {

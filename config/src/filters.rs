@@ -205,12 +205,9 @@ fn upstream(text: &str) -> Option<(String, String)> {
 }
 
 fn module_before<'a>(filters: &'a mut [Filter], flag: &'static str) -> Result<(&'a mut Filter, PathBuf), ConfigError> {
-    match filters.last_mut() {
-        Some(last) => match last.source.clone() {
-            Source::Module(path) => Ok((last, path)),
-            Source::Condition => Err(ConfigError::NoModule(flag)),
-        },
-        None => Err(ConfigError::NoModule(flag)),
+    match filters.last_mut().map(|last| (last.source.clone(), last)) {
+        Some((Source::Module(path), last)) => Ok((last, path)),
+        Some((Source::Condition, _)) | None => Err(ConfigError::NoModule(flag)),
     }
 }
 

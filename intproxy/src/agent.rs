@@ -65,32 +65,28 @@ impl Agent {
     /// Opens the session.
     pub async fn open(&self, session: &SessionRequest) -> Result<Events, ErrorReply> {
         let body = serde_json::to_vec(session).map_err(gone)?;
-        let request = Request::post(uri(control::SESSION)).body(Full::from(body)).map_err(gone)?;
-        Ok(Events { body: self.send(request).await?, partial: Vec::new() })
+        Ok(Events { body: self.send(request(Method::POST, control::SESSION, body)?).await?, partial: Vec::new() })
     }
 
     /// Gives the open session other filters; returns once they are in use. Their modules were uploaded.
     pub async fn swap(&self, chain: Vec<FilterLink>) -> Result<(), ErrorReply> {
         let body = serde_json::to_vec(&SwapRequest { chain }).map_err(gone)?;
-        let request = Request::put(uri(control::SESSION_FILTERS)).body(Full::from(body)).map_err(gone)?;
-        self.ask(request).await.map(drop)
+        self.simple(Method::PUT, control::SESSION_FILTERS, body).await
     }
 
     /// `PUT` begins, `DELETE` ends a subscription of a port; returns once it has taken effect.
     pub async fn subscription(&self, method: Method, port: u16) -> Result<(), ErrorReply> {
-        self.simple(method, &format!("{}{port}", control::SUBSCRIPTIONS)).await
+        self.simple(method, &format!("{}{port}", control::SUBSCRIPTIONS), Vec::new()).await
     }
 
-    /// A request that has no body, and no answer but that it is done.
-    pub(crate) async fn simple(&self, method: Method, path: &str) -> Result<(), ErrorReply> {
-        let request = Request::builder().method(method).uri(uri(path)).body(Full::default()).map_err(gone)?;
-        self.ask(request).await.map(drop)
+    /// A request that has no answer but that it is done.
+    pub(crate) async fn simple(&self, method: Method, path: &str, body: Vec<u8>) -> Result<(), ErrorReply> {
+        self.ask(request(method, path, body)?).await.map(drop)
     }
 
     /// A request that is answered by lines without an end.
     pub(crate) async fn lines(&self, method: Method, path: &str, body: Vec<u8>) -> Result<Lines, ErrorReply> {
-        let request = Request::builder().method(method).uri(uri(path)).body(Full::from(body)).map_err(gone)?;
-        Ok(Lines { body: self.send(request).await?, partial: Vec::new() })
+        Ok(Lines { body: self.send(request(method, path, body)?).await?, partial: Vec::new() })
     }
 
     async fn ask(&self, request: Request<Full<Bytes>>) -> Result<Bytes, ErrorReply> {
@@ -170,6 +166,10 @@ impl Lines {
 async fn read(body: Incoming) -> Result<Bytes, ErrorReply> {
     let collected = tokio::time::timeout(ANSWER_TIMEOUT, Limited::new(body, MAX_CONTROL_BODY).collect()).await;
     Ok(collected.map_err(gone)?.map_err(gone)?.to_bytes())
+}
+
+fn request(method: Method, path: &str, body: Vec<u8>) -> Result<Request<Full<Bytes>>, ErrorReply> {
+    Request::builder().method(method).uri(uri(path)).body(Full::from(body)).map_err(gone)
 }
 
 fn uri(path: &str) -> String {

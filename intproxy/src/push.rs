@@ -8,7 +8,7 @@
 //! The socket is abstract and so leaves nothing behind; its name says whose it is and the process id of the command line, and
 //! `/proc/net/unix` lists it. Anybody could connect to it, or take such a name: each end asks the kernel who the other one is.
 
-use std::{cell::RefCell, io, os::linux::net::SocketAddrExt, os::unix::net, rc::Rc, time::Duration};
+use std::{cell::RefCell, io, os::linux::net::SocketAddrExt, os::unix::net, path::Path, rc::Rc, time::Duration};
 
 use mirrord_protocol::{
     control::{ErrorReply, FilterKind, FilterLink, Level},
@@ -22,7 +22,10 @@ use tokio::{
     task::JoinSet,
 };
 
-use crate::{agent::Agent, settings::Report};
+use crate::{
+    agent::{Agent, failure},
+    settings::Report,
+};
 
 /// What the names of these sockets begin with; `UID/PID` follows.
 pub const NAME: &str = "mirrord-session/";
@@ -98,13 +101,15 @@ struct Shared {
     swapping: Mutex<()>,
 }
 
-fn failure(error: impl ToString, help: &str) -> ErrorReply {
-    ErrorReply { error: error.to_string(), help: help.to_owned() }
-}
-
 /// Name of the socket of a session.
 pub fn name(user: u32, pid: u32) -> String {
     format!("{NAME}{user}/{pid}")
+}
+
+/// What a filter is called: its file's name as one word that can be printed.
+pub fn filter_name(path: &Path) -> String {
+    let name = path.file_name().map_or_else(|| "filter".into(), |name| name.to_string_lossy());
+    name.chars().map(|character| if character.is_ascii_graphic() { character } else { '_' }).take(255).collect()
 }
 
 impl Pushes {

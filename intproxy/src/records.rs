@@ -150,6 +150,6 @@ impl Agent {
     }
 
     async fn end_inspection(&self) -> Result<(), ErrorReply> {
-        self.simple(http::Method::DELETE, mirrord_protocol::records::INSPECT).await
+        self.simple(http::Method::DELETE, mirrord_protocol::records::INSPECT, Vec::new()).await
     }
 }

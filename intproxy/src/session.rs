@@ -21,10 +21,10 @@ use tokio::{
 };
 
 use crate::{
-    agent::{Agent, Events},
+    agent::{Agent, Events, failure},
     delivery::{self, Program},
     layers::{Layers, PortChange},
-    push::{Link, Pushes},
+    push::{Link, Pushes, filter_name},
     settings::{FilterFile, Report, Settings},
 };
 
@@ -44,10 +44,6 @@ pub enum End {
     Orderly,
     /// The agent is gone, or has ended the session.
     Lost(ErrorReply),
-}
-
-fn failure(error: impl ToString, help: &str) -> ErrorReply {
-    ErrorReply { error: error.to_string(), help: help.to_owned() }
 }
 
 fn lost(why: &str) -> ErrorReply {
@@ -203,8 +199,7 @@ pub(crate) async fn upload(agent: &Agent, filters: &[FilterFile]) -> Result<Vec<
         let mut link = Link { name: "http_filter".into(), link: filter.link.clone() };
         if let Some(path) = &filter.path {
             let module = read_module(path)?;
-            let name = path.file_name().map_or_else(|| "filter".into(), |name| name.to_string_lossy());
-            link.name = name.chars().map(|c| if c.is_ascii_graphic() { c } else { '_' }).collect();
+            link.name = filter_name(path);
             link.link.sha256 = agent.upload(&link.name, module).await?.sha256;
         }
         chain.push(link);

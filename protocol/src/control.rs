@@ -157,7 +157,7 @@ pub struct FilterLimits {
     pub faults_in_a_row: Option<u32>,
 }
 
-fn is_default<T: Default + PartialEq>(value: &T) -> bool {
+pub(crate) fn is_default<T: Default + PartialEq>(value: &T) -> bool {
     *value == T::default()
 }
 

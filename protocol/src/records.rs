@@ -14,7 +14,7 @@ use std::net::SocketAddr;
 
 use serde::{Deserialize, Serialize};
 
-use crate::control::{FilterLink, Level, Mode, Owner};
+use crate::control::{FilterLink, Level, Mode, Owner, is_default};
 
 /// Path of the decisions.
 pub const EXPLAIN: &str = "/v1/explain";
@@ -111,7 +111,7 @@ pub struct Decision {
     #[serde(default)]
     pub asked: Vec<Asked>,
     /// How many more were.
-    #[serde(default, skip_serializing_if = "is_zero")]
+    #[serde(default, skip_serializing_if = "is_default")]
     pub asked_too: u64,
     /// The filter's own words.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -319,10 +319,6 @@ pub struct Captured {
     /// Whether the body goes on.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub cut: bool,
-}
-
-fn is_zero(number: &u64) -> bool {
-    *number == 0
 }
 
 #[cfg(test)]

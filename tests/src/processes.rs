@@ -51,9 +51,7 @@ pub fn tree(root: Process) -> Vec<Process> {
 impl Process {
     /// Not ended, and not a zombie either: one whose threads have all ended.
     pub fn is_alive(self) -> bool {
-        let threads = fs::read_dir(self.path("task")).into_iter().flatten().flatten();
-        let mut stats = threads.filter_map(|thread| fs::read_to_string(thread.path().join("stat")).ok());
-        stats.any(|stat| stat.rsplit_once(") ").is_some_and(|(_, rest)| !rest.starts_with(['Z', 'X'])))
+        self.thread_states().any(|state| state.is_some_and(|state| !matches!(state, 'Z' | 'X')))
     }
 
     /// The arguments, the program first.
@@ -138,9 +136,14 @@ impl Process {
 
     /// Whether none of its threads can go on.
     fn stands_still(self) -> bool {
+        self.thread_states().all(|state| state.is_some_and(|state| matches!(state, 'T' | 'Z' | 'X')))
+    }
+
+    /// The state letter of each thread, which stands behind its name in brackets.
+    fn thread_states(self) -> impl Iterator<Item = Option<char>> {
         let threads = fs::read_dir(self.path("task")).into_iter().flatten().flatten();
-        let mut stats = threads.filter_map(|thread| fs::read_to_string(thread.path().join("stat")).ok());
-        stats.all(|stat| stat.rsplit_once(") ").is_some_and(|(_, rest)| rest.starts_with(['T', 'Z', 'X'])))
+        let stats = threads.filter_map(|thread| fs::read_to_string(thread.path().join("stat")).ok());
+        stats.map(|stat| stat.rsplit_once(") ")?.1.chars().next())
     }
 
     /// Its parent.

@@ -14,7 +14,6 @@ use mirrord_tests::{
     http::{Pieces, get, read_head},
     pod::{WEB, WEB_H2},
     probe::{recovery, story},
-    processes::Process,
     session::ME,
     state,
     wait::PATIENCE,
@@ -140,51 +139,50 @@ const OUT_OF_ORDER: Duration = Duration::from_secs(5);
 
 #[test]
 fn an_agent_that_stands_still_loses_new_connections_to_the_pod_and_gets_them_back() {
-    is_out_of_order("stopped", |agent| {
+    is_out_of_order("stopped", |pod| {
+        let agent = pod.agent();
         agent.stop();
         let began = Instant::now();
-        (began, move |pod: &Pod| {
-            thread::sleep(OUT_OF_ORDER);
-            assert_eq!(pod.get("/").with(ME).send().who(), "pod");
-            agent.signal(libc::SIGCONT);
-        })
+        thread::sleep(OUT_OF_ORDER);
+        assert_eq!(pod.get("/").with(ME).send().who(), "pod");
+        agent.signal(libc::SIGCONT);
+        began
     });
 }
 
 #[test]
 fn an_agent_with_a_worker_that_is_stuck_loses_new_connections_to_the_pod_and_gets_them_back() {
-    is_out_of_order("a worker held", |agent| {
-        let held = agent.hold_thread("worker-0");
+    is_out_of_order("a worker held", |pod| {
+        let held = pod.agent().hold_thread("worker-0");
         let began = Instant::now();
-        (began, move |pod: &Pod| {
-            thread::sleep(OUT_OF_ORDER);
-            (0..8).for_each(|_| assert_eq!(pod.get("/").with(ME).send().who(), "pod"));
-            drop(held);
-        })
+        thread::sleep(OUT_OF_ORDER);
+        (0..8).for_each(|_| assert_eq!(pod.get("/").with(ME).send().who(), "pod"));
+        drop(held);
+        began
     });
 }
 
 #[test]
 fn an_agent_that_is_starved_loses_new_connections_to_the_pod_and_gets_them_back() {
-    is_out_of_order("starved", |agent| {
+    is_out_of_order("starved", |pod| {
+        let agent = pod.agent();
         agent.stop();
         let began = Instant::now();
-        (began, move |pod: &Pod| {
-            // A moment in each second, as with a quota that others have used up.
-            while began.elapsed() < OUT_OF_ORDER {
-                thread::sleep(Duration::from_millis(970));
-                agent.signal(libc::SIGCONT);
-                thread::sleep(Duration::from_millis(30));
-                agent.stop();
-            }
-            assert_eq!(pod.get("/").with(ME).send().who(), "pod");
+        // A moment in each second, as with a quota that others have used up.
+        while began.elapsed() < OUT_OF_ORDER {
+            thread::sleep(Duration::from_millis(970));
             agent.signal(libc::SIGCONT);
-        })
+            thread::sleep(Duration::from_millis(30));
+            agent.stop();
+        }
+        assert_eq!(pod.get("/").with(ME).send().who(), "pod");
+        agent.signal(libc::SIGCONT);
+        began
     });
 }
 
-/// `begin` puts the agent out of order, and says when and how it comes back.
-fn is_out_of_order<E: FnOnce(&Pod)>(what: &str, begin: impl FnOnce(Process) -> (Instant, E)) {
+/// `disturb` puts the agent out of order and in order again, and says when it began.
+fn is_out_of_order(what: &str, disturb: impl FnOnce(&Pod) -> Instant) {
     let pod = Pod::alone();
     assert!(state::has_recent(&pod.inside), "this kernel has no xt_recent, on which the lease of the rules stands");
     let session = Exec::steal_mine(&pod).run(&Program::c("one", &[WEB]));
@@ -192,8 +190,7 @@ fn is_out_of_order<E: FnOnce(&Pod)>(what: &str, begin: impl FnOnce(Process) -> (
     let mut kept: Vec<_> = (0..16).map(|_| pod.connect(WEB)).collect();
     kept.iter_mut().for_each(|client| assert_eq!(client.get("/kept", &[ME]).who(), "program one"));
     let probe = Probe::start(&pod);
-    let (began, end) = begin(pod.agent());
-    end(&pod);
+    let began = disturb(&pod);
     let back = Instant::now();
     eventually("my requests are stolen again", || (pod.get("/").with(ME).send().who() == "program one").then_some(()));
     println!("{what}: stolen again {:?} after it", back.elapsed());

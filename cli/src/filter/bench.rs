@@ -5,7 +5,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use mirrord_filters::{Chain, Field, RequestParts};
+use mirrord_filters::{Chain, Field};
 
 use super::{
     Failure,
@@ -31,7 +31,7 @@ pub fn bench(bench: &Bench) -> Result<(), Failure> {
         return Err(Failure::new(format!("the filter fails: {fault}"), "correct it; `mirrord filter test` shows more"));
     }
     let headers: Vec<Vec<Field<'_>>> = recorded.iter().map(|one| replay::fields(&one.headers)).collect();
-    let requests: Vec<_> = recorded.iter().zip(&headers).map(|(one, headers)| parts(one, headers)).collect();
+    let requests: Vec<_> = recorded.iter().zip(&headers).map(|(one, headers)| replay::parts(one, headers)).collect();
     let mut times = Vec::new();
     let mut turn = requests.iter().zip(&recorded).cycle();
     let end = Instant::now() + Duration::from_millis(bench.time);
@@ -57,18 +57,6 @@ pub fn bench(bench: &Bench) -> Result<(), Failure> {
     console::out(&format!("instance  {memory} KiB of memory, made in {} us", start.as_micros()));
     console::out(&format!("module    {}", module::bytes(loaded.wasm.len() as u64)));
     Ok(())
-}
-
-fn parts<'a>(one: &'a Recorded, headers: &'a [Field<'a>]) -> RequestParts<'a> {
-    RequestParts {
-        method: one.method.as_bytes(),
-        path: one.path.as_bytes(),
-        headers,
-        client: one.client,
-        destination: one.destination,
-        version: one.version,
-        end: one.body.is_empty(),
-    }
 }
 
 /// Resident KiB of one instance that has seen a request, and how long making it takes.

@@ -70,6 +70,9 @@ fn rust(project: &Project, fresh: &Path) -> Result<(), Failure> {
             ));
         }
     };
+    CARGO_VARIABLES.iter().for_each(|name| {
+        cargo.env_remove(name);
+    });
     let target = project.folder.join("target");
     cargo.env("CARGO_TARGET_DIR", &target).current_dir(&project.folder);
     run(&mut cargo, "cargo", NONE)?;
@@ -86,18 +89,12 @@ fn rust(project: &Project, fresh: &Path) -> Result<(), Failure> {
 fn cargo(arguments: &[&str]) -> Command {
     let mut command = Command::new("cargo");
     command.args(arguments);
-    CARGO_VARIABLES.iter().for_each(|name| {
-        command.env_remove(name);
-    });
     command
 }
 
 fn debian(arguments: &[&str]) -> Command {
     let mut command = Command::new("bash");
     command.args(["-c", DEBIAN, "mirrord"]).args(arguments);
-    CARGO_VARIABLES.iter().for_each(|name| {
-        command.env_remove(name);
-    });
     command
 }
 
@@ -152,10 +149,10 @@ fn assemblyscript(project: &Project, fresh: &Path) -> Result<(), Failure> {
 
 fn zig(project: &Project, fresh: &Path) -> Result<(), Failure> {
     const NONE: &str = "install Zig from ziglang.org, or as a Python package: `pip install ziglang`";
-    let mut python = Command::new("python3");
     let mut command = if which("zig") {
         Command::new("zig")
     } else if Command::new("python3").args(["-c", "import ziglang"]).output().is_ok_and(|output| output.status.success()) {
+        let mut python = Command::new("python3");
         python.args(["-m", "ziglang"]);
         python
     } else {

@@ -48,16 +48,13 @@ pub fn read(path: &Path) -> Result<Vec<u8>, Failure> {
     fs::read(path).map_err(unreadable)
 }
 
-/// `--config`.
-pub fn config(which: &Which) -> Result<String, Failure> {
-    let text = match which.config.as_deref() {
-        None => String::new(),
-        Some(text) => match text.strip_prefix('@') {
-            None => text.to_owned(),
-            Some(path) => fs::read_to_string(path).map_err(|error| {
-                Failure::new(format!("the configuration {path} cannot be read: {error}"), "check the path behind --config @")
-            })?,
-        },
+/// What `--config` means.
+pub fn config(text: &str) -> Result<String, Failure> {
+    let text = match text.strip_prefix('@') {
+        None => text.to_owned(),
+        Some(path) => fs::read_to_string(path).map_err(|error| {
+            Failure::new(format!("the configuration {path} cannot be read: {error}"), "check the path behind --config @")
+        })?,
     };
     if text.len() > MAX_FILTER_CONFIG {
         let what = format!("the configuration is longer than {} KiB", MAX_FILTER_CONFIG >> 10);
@@ -68,7 +65,8 @@ pub fn config(which: &Which) -> Result<String, Failure> {
 
 /// Compiles, checks and configures it; what it logs goes to the user.
 pub fn load(which: &Which) -> Result<Loaded, Failure> {
-    let (path, config) = (path(which)?, config(which)?);
+    let path = path(which)?;
+    let config = which.config.as_deref().map(config).transpose()?.unwrap_or_default();
     let wasm = read(&path)?;
     let name = path.file_name().map_or_else(|| "filter".into(), |name| name.to_string_lossy().into_owned());
     let log = Arc::new(|filter: &str, level: LogLevel, line: &str| {

@@ -12,7 +12,7 @@ use std::{
     time::Duration,
 };
 
-use mirrord_intproxy::push::{Ask, LinkName, NAME, Told};
+use mirrord_intproxy::push::{Ask, LinkName, NAME, Told, filter_name};
 use mirrord_protocol::limits::MAX_CONTROL_BODY;
 
 use super::{Failure, args::Push, module};
@@ -38,7 +38,7 @@ pub fn push(push: &Push) -> Result<(), Failure> {
         return if all.is_empty() { Err(none()) } else { Ok(()) };
     }
     let path = module::path(&push.which)?;
-    let config = push.which.config.as_ref().map(|_| module::config(&push.which)).transpose()?;
+    let config = push.which.config.as_deref().map(module::config).transpose()?;
     let session = choose(push.session)?;
     let link = session.link(&path, push.link)?;
     send(&session, link, &path, config)?;
@@ -79,7 +79,7 @@ impl Running {
     /// Which link a module replaces, from 0.
     pub fn link(&self, path: &Path, number: Option<u16>) -> Result<usize, Failure> {
         const HELP: &str = "name its place in the chain: --link N, from 1; `mirrord filter push --list` shows the chain";
-        let name = file_name(path);
+        let name = filter_name(path);
         let modules = || self.filters.iter().enumerate().filter(|(_, filter)| filter.is_wasm).map(|(index, _)| index);
         if let Some(number) = number {
             let index = usize::from(number) - 1;
@@ -100,15 +100,10 @@ impl Running {
     }
 }
 
-fn file_name(path: &Path) -> String {
-    let name = path.file_name().map_or_else(|| "filter".into(), |name| name.to_string_lossy());
-    name.chars().map(|character| if character.is_ascii_graphic() { character } else { '_' }).take(255).collect()
-}
-
 /// Hands the module over; returns once each request that comes meets it.
 pub fn send(session: &Running, link: usize, path: &Path, config: Option<String>) -> Result<(), Failure> {
     let module = module::read(path)?;
-    let ask = Ask::Push { link, name: file_name(path), config, size: module.len() };
+    let ask = Ask::Push { link, name: filter_name(path), config, size: module.len() };
     let gone = |error: io::Error| Failure::new(format!("session {} does not answer: {error}", session.pid), "see whether it still runs");
     match talk(session.user, session.pid, &ask, &module).map_err(gone)? {
         Told::Done => Ok(()),

@@ -50,17 +50,22 @@ pub fn fields(headers: &[(String, String)]) -> Vec<Field<'_>> {
     headers.iter().map(|(name, value)| Field { name: name.as_bytes(), value: value.as_bytes() }).collect()
 }
 
-pub fn replay(chain: &mut Chain, recorded: &Recorded) -> Replayed {
-    let headers = fields(&recorded.headers);
-    let request = RequestParts {
+/// A request as filters see it.
+pub fn parts<'a>(recorded: &'a Recorded, headers: &'a [Field<'a>]) -> RequestParts<'a> {
+    RequestParts {
         method: recorded.method.as_bytes(),
         path: recorded.path.as_bytes(),
-        headers: &headers,
+        headers,
         client: recorded.client,
         destination: recorded.destination,
         version: recorded.version,
         end: recorded.body.is_empty(),
-    };
+    }
+}
+
+pub fn replay(chain: &mut Chain, recorded: &Recorded) -> Replayed {
+    let headers = fields(&recorded.headers);
+    let request = parts(recorded, &headers);
     let Outcome { verdict, request_edits, response_edits, path, delay, reason, faults, followers, .. } =
         decide(chain, &request, &recorded.body);
     let mut replayed = Replayed {
