@@ -346,8 +346,8 @@ impl App {
 
     /// Gives a session other filters, and resolves once every request that comes meets them. What is under way ends with the old ones.
     pub async fn swap_filters(&self, id: SessionId, filters: Vec<Filter>) {
-        let acknowledged = self.ask(|done| Order::SwapChain(id, filters.clone(), done));
-        self.names.borrow_mut().rename(id, &filters);
+        let version = self.names.borrow_mut().replace(id, &filters);
+        let acknowledged = self.ask(|done| Order::SwapChain(id, version, filters.clone(), done));
         self.sessions.borrow_mut().set_filters(id, filters);
         for is_done in acknowledged {
             let _ = is_done.await;

@@ -12,7 +12,7 @@ use mirrord_config::{Target, resolve};
 use mirrord_intproxy::records::{self, Next};
 use mirrord_protocol::{
     control::Mode,
-    records::{Asked, Decision, ExplainLine, Verdict},
+    records::{Asked, Decision, ExplainLine, Said, Verdict},
 };
 
 use crate::{
@@ -195,18 +195,7 @@ impl Printer<'_> {
                 writeln!(out, "    no filter: it picks every request")?;
             }
             for (number, link) in asked.links.iter().enumerate() {
-                let fault = link
-                    .fault
-                    .as_ref()
-                    .map_or_else(String::new, |fault| format!("  failed ({}), see the session's terminal", plain(fault)));
-                writeln!(
-                    out,
-                    "    {}. {:<24} {}{}",
-                    number + 1,
-                    plain(&link.filter),
-                    link.verdict.as_str(),
-                    self.paint.text(Colour::Red, &fault)
-                )?;
+                self.link(out, number + 1, link)?;
             }
         }
         if decision.asked_too > 0 {
@@ -223,6 +212,18 @@ impl Printer<'_> {
         };
         let took = decision.ns.map_or_else(|| "not measured: one of sixteen is".to_owned(), |ns| format!("decided in {}", when::short(ns)));
         writeln!(out, "  → {who} ({took})")
+    }
+
+    fn link(&self, out: &mut impl Write, number: usize, link: &Said) -> io::Result<()> {
+        let took = link.ns.map_or_else(String::new, when::short);
+        write!(out, "    {number}. {:<24} {:<12}  {:<16} {took:>8}", plain(&link.filter), plain(&link.sha256), link.verdict.as_str())?;
+        if let Some(reason) = &link.reason {
+            write!(out, "  {}", plain(reason))?;
+        }
+        if let Some(fault) = &link.fault {
+            write!(out, "  {}", self.paint.text(Colour::Red, &format!("{}, see the session's terminal", failure(fault))))?;
+        }
+        writeln!(out)
     }
 
     fn verdict(&self, verdict: Verdict, width: usize) -> String {
@@ -247,6 +248,15 @@ impl Printer<'_> {
     }
 }
 
+/// What went wrong in a link.
+fn failure(fault: &str) -> String {
+    match fault {
+        "set_aside" => "is set aside".to_owned(),
+        "skipped" => "did not decide in time".to_owned(),
+        fault => format!("failed ({})", plain(fault)),
+    }
+}
+
 /// In a few words.
 fn why(decision: &Decision) -> String {
     let who = |asked: &Asked| {
@@ -257,7 +267,7 @@ fn why(decision: &Decision) -> String {
         .asked
         .iter()
         .flat_map(|asked| &asked.links)
-        .find_map(|link| link.fault.as_ref().map(|fault| format!(", {} failed ({})", plain(&link.filter), plain(fault))));
+        .find_map(|link| link.fault.as_ref().map(|fault| format!(", {} {}", plain(&link.filter), failure(fault))));
     let reason = decision.reason.as_ref().map_or_else(String::new, |reason| format!(": {}", plain(reason)));
     let decided = decision.asked.iter().rev().find(|asked| asked.verdict != Verdict::Pass);
     let text = match decided {

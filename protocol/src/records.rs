@@ -143,11 +143,21 @@ pub struct Asked {
 pub struct Said {
     /// File name of the filter.
     pub filter: String,
+    /// The beginning of its SHA-256, in hex: which version it was, where a session's filters are replaced while it runs.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub sha256: String,
     /// Its verdict.
     pub verdict: Verdict,
-    /// What went wrong in it, in a word; its failure policy then decided.
+    /// What went wrong in it, in a word; its failure policy then decided. `set_aside`: it was not called; `skipped`: the request
+    /// could not be held until it decided.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub fault: Option<String>,
+    /// Why, in its own words.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub reason: Option<String>,
+    /// How long it took, nanoseconds, without what it waited for: known when [`Decision::ns`] is.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ns: Option<u64>,
 }
 
 /// Opens an inspecting session.
@@ -367,7 +377,14 @@ mod tests {
                 session: 3,
                 owner: "ann@laptop".into(),
                 mode: Mode::Steal,
-                links: vec![Said { filter: "header.wasm".into(), verdict: Verdict::Steal, fault: None }],
+                links: vec![Said {
+                    filter: "header.wasm".into(),
+                    sha256: "0123456789ab".into(),
+                    verdict: Verdict::Steal,
+                    fault: None,
+                    reason: Some("x-user is me".into()),
+                    ns: Some(170),
+                }],
                 verdict: Verdict::Steal,
             }],
             asked_too: 0,
@@ -377,7 +394,8 @@ mod tests {
         let json = concat!(
             r#"{"decision":{"id":1,"at":2,"client":"10.0.0.1:5","destination":"10.0.0.1:5","protocol":"HTTP/2","method":"GET","path":"/?a=…","#,
             r#""verdict":"steal","session":3,"asked":[{"session":3,"owner":"ann@laptop","mode":"steal","#,
-            r#""links":[{"filter":"header.wasm","verdict":"steal"}],"verdict":"steal"}],"reason":"x-user is me"}}"#
+            r#""links":[{"filter":"header.wasm","sha256":"0123456789ab","verdict":"steal","reason":"x-user is me","ns":170}],"#,
+            r#""verdict":"steal"}],"reason":"x-user is me"}}"#
         );
         let line = ExplainLine::Decision(decision);
         assert_eq!(serde_json::to_string(&line).unwrap(), json);

@@ -13,11 +13,12 @@
 
 use std::rc::Rc;
 use std::task::{Context, Poll};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use crate::filter::Configured;
 use crate::followers::{Ended, Follower, Followers};
 use crate::link::{Decision, Link, LinkStep, Side, Wants};
+use crate::said::{Failed, Said};
 use crate::{
     BodyDecision, Callout, CalloutId, CalloutResponse, ConnectionDecision, ConnectionParts, Edit, Fault, Field, Filter, LocalResponse,
     Outcome, Policy, RequestParts, ResponseDecision, ResponseParts, TrailersDecision, Verdict, abi::limit,
@@ -27,6 +28,8 @@ use crate::{
 pub struct Chain {
     links: Vec<Place>,
     ended: Rc<Ended>,
+    /// Each link's time is taken.
+    is_timed: bool,
 }
 
 struct Place {
@@ -77,7 +80,7 @@ impl Chain {
     #[must_use]
     pub fn new(filters: Vec<Filter>) -> Self {
         let place = |filter: Filter| Place { link: filter.link(), filter };
-        Chain { links: filters.into_iter().map(place).collect(), ended: Rc::default() }
+        Chain { links: filters.into_iter().map(place).collect(), ended: Rc::default(), is_timed: false }
     }
 
     /// The filters, in order.
@@ -96,6 +99,12 @@ impl Chain {
         self.links.iter_mut().filter(|place| place.filter.inner.health.may_run()).for_each(|place| place.link.warm_up());
     }
 
+    /// Whether each link's time is taken from now on until a verdict: [`Outcome::said`]. Costs a reading of the clock a link.
+    #[inline]
+    pub fn set_timed(&mut self, is_timed: bool) {
+        self.is_timed = is_timed;
+    }
+
     /// Asks the links about a request. Never fails; a link takes no longer than its limit.
     pub fn on_request(&mut self, request: &RequestParts<'_>) -> Step {
         self.end_dropped();
@@ -107,11 +116,12 @@ impl Chain {
         self.end_dropped();
         let Pending(undecided) = pending;
         let Some(&Follower { link, exchange, .. }) = undecided.asked.list.first() else { return Step::Decided(undecided.so_far) };
+        let began = self.clock();
         let step = match self.links.get_mut(link) {
             Some(place) => place.ask(|own| own.on_undecided_body(exchange, request, body, end)),
             None => Err(None),
         };
-        self.resume(undecided, link, step, request)
+        self.resume(undecided, link, began, step, request)
     }
 
     /// For links that wait. After `Ready` the `pending` is spent.
@@ -120,6 +130,7 @@ impl Chain {
         let Some(&Follower { link, exchange, .. }) = pending.0.asked.list.first() else {
             return Poll::Ready(Step::Decided(std::mem::take(&mut pending.0.so_far)));
         };
+        let began = self.clock();
         let step = match self.links.get_mut(link) {
             Some(place) => match place.link.poll(cx, exchange, request) {
                 Poll::Pending => return Poll::Pending,
@@ -129,7 +140,7 @@ impl Chain {
         };
         let asked = std::mem::replace(&mut pending.0.asked, Followers::new(self.ended.clone()));
         let undecided = Box::new(Undecided { so_far: std::mem::take(&mut pending.0.so_far), asked, window: 0 });
-        Poll::Ready(self.resume(undecided, link, step, request))
+        Poll::Ready(self.resume(undecided, link, began, step, request))
     }
 
     /// Goes on without the undecided link, for which its failure policy speaks, and asks no further one that would wait.
@@ -141,6 +152,7 @@ impl Chain {
             let link = asked.link;
             self.end(asked);
             let mut so_far = undecided.so_far;
+            Said { failed: Some(Failed::Skipped), ..Said::by(link) }.add_to(&mut so_far.said);
             let step = match self.fail(link, &mut so_far, None) {
                 true => return so_far,
                 false => self.walk(link + 1, so_far, request),
@@ -318,9 +330,12 @@ impl Chain {
 
     fn walk(&mut self, from: usize, mut so_far: Outcome, request: &RequestParts<'_>) -> Step {
         for index in from..self.links.len() {
+            let began = self.clock();
             let Some(place) = self.links.get_mut(index) else { break };
             let mut step = place.ask(|link| link.on_request(request));
-            if let Ok(LinkStep::Pass) = step {
+            if began.is_none()
+                && let Ok(LinkStep::Pass) = step
+            {
                 continue;
             }
             if let Ok(LinkStep::NeedsBody(exchange, _)) = step
@@ -328,11 +343,15 @@ impl Chain {
             {
                 step = place.ask(|link| link.on_undecided_body(exchange, request, b"", true));
             }
-            if let Some(step) = self.take(index, &mut so_far, step) {
+            if let Some(step) = self.take(index, &mut so_far, began, step) {
                 return step;
             }
         }
         Step::Decided(so_far)
+    }
+
+    fn clock(&self) -> Option<Instant> {
+        self.is_timed.then(Instant::now)
     }
 
     /// An undecided link has said something.
@@ -340,19 +359,23 @@ impl Chain {
         &mut self,
         mut undecided: Box<Undecided>,
         link: usize,
+        began: Option<Instant>,
         step: Result<LinkStep, Option<Fault>>,
         request: &RequestParts<'_>,
     ) -> Step {
         // Whatever it said, it answers for its exchange again.
         undecided.asked.list.clear();
-        match self.take(link, &mut undecided.so_far, step) {
+        match self.take(link, &mut undecided.so_far, began, step) {
             Some(step) => step,
             None => self.walk(link + 1, undecided.so_far, request),
         }
     }
 
     /// Notes what a link said. Nothing: the next one is to be asked.
-    fn take(&mut self, index: usize, so_far: &mut Outcome, step: Result<LinkStep, Option<Fault>>) -> Option<Step> {
+    fn take(&mut self, index: usize, so_far: &mut Outcome, began: Option<Instant>, step: Result<LinkStep, Option<Fault>>) -> Option<Step> {
+        if let Some(said) = Said::of(index, &step, began) {
+            said.add_to(&mut so_far.said);
+        }
         let ends = match step {
             Ok(LinkStep::Pass) => false,
             Ok(LinkStep::Decided(decision)) => self.note(index, so_far, decision),

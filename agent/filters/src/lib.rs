@@ -28,6 +28,7 @@ mod module;
 mod own;
 mod proxy_wasm;
 mod random;
+mod said;
 mod series;
 mod shared;
 mod ticker;
@@ -47,4 +48,5 @@ pub use message::{
 pub use mirrord_filter_sdk::abi;
 pub use module::Module;
 pub use proxy_wasm::{Callout, CalloutId, CalloutResponse, MAX_CALLOUT_RESPONSE, Upstream};
+pub use said::{Failed, Said};
 pub use series::{BUCKETS, Metric, MetricValue};

@@ -4,7 +4,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::{Fault, Followers};
+use crate::{Fault, Followers, Said};
 
 /// One header as it came: no trimming of case, duplicates kept.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -132,6 +132,8 @@ pub struct Outcome {
     pub reason: Option<Arc<str>>,
     /// What went wrong with links; the verdict follows from their failure policies already.
     pub faults: Vec<Fault>,
+    /// What single links said beyond that, in order; usually nothing.
+    pub said: Vec<Said>,
     /// Links that want to see more of this exchange.
     pub followers: Option<Box<Followers>>,
 }

@@ -10,8 +10,8 @@ use std::time::Duration;
 
 use common::{engine, get, request, response};
 use mirrord_filters::{
-    BUCKETS, Chain, ConnectionParts, Edit, Filter, Followers, Isolation, MetricValue, Outcome, Pending, Policy, RequestParts, Settings,
-    Side, Step, Verdict,
+    BUCKETS, Chain, ConnectionParts, Edit, Failed, Filter, Followers, Isolation, MetricValue, Outcome, Pending, Policy, RequestParts, Said,
+    Settings, Side, Step, Verdict,
 };
 
 fn filter(hooks: &str) -> Filter {
@@ -89,6 +89,38 @@ fn links_before_and_after_an_undecided_one_keep_their_word() {
     let outcome = chain.skip(pending, &post());
     assert_eq!((outcome.verdict, outcome.link), (Verdict::Steal, Some(4)));
     assert_eq!(outcome.request_edits, [edit.clone(), edit]);
+}
+
+#[test]
+fn what_each_link_says_by_itself_is_noted_and_its_time_when_asked_for() {
+    let (trap, why) = (
+        r#"(func (export "mirrord_on_request") (result i32) unreachable)"#,
+        r#"(func (export "mirrord_on_request") (result i32) (call $say (i32.const 42)) (i32.const 0))"#,
+    );
+    let (pass, steal) = (
+        r#"(func (export "mirrord_on_request") (result i32) (i32.const 0))"#,
+        r#"(func (export "mirrord_on_request") (result i32) (call $say (i32.const 1)) (i32.const 1))"#,
+    );
+    let mut chain = chain([pass, why, trap, BODY, steal, pass]);
+    for is_timed in [false, true, false] {
+        chain.set_timed(is_timed);
+        let pending = held(chain.on_request(&post()));
+        let outcome = decided(chain.on_request_body(pending, &post(), b"no", true));
+        assert_eq!((outcome.verdict, outcome.link, outcome.reason.as_deref()), (Verdict::Steal, Some(4), Some("01")));
+        let told = |said: &Said| (said.link, said.failed.map(Failed::as_str), said.reason.as_deref().map(str::to_owned));
+        let mut expected = vec![(1, None, Some("42".to_owned())), (2, Some("trap"), None), (3, None, Some("17".to_owned()))];
+        if is_timed {
+            expected.insert(0, (0, None, None));
+            expected.push((4, None, None));
+        }
+        assert_eq!(outcome.said.iter().map(told).collect::<Vec<_>>(), expected);
+        assert!(outcome.said.iter().all(|said| said.ns.is_some_and(|ns| ns > 0) == is_timed), "{:?}", outcome.said);
+    }
+    // Who is not waited for is noted; and who is set aside, after ten failures.
+    let pending = held(chain.on_request(&post()));
+    assert_eq!(chain.skip(pending, &post()).said.last().map(|said| (said.link, said.failed)), Some((3, Some(Failed::Skipped))));
+    (0..10).for_each(|_| drop(chain.on_request(&get(&[]))));
+    assert_eq!(decided(chain.on_request(&get(&[]))).said[1].failed, Some(Failed::SetAside));
 }
 
 #[test]

@@ -11,7 +11,7 @@ use std::{
     sync::Arc,
 };
 
-use mirrord_filters::{FaultKind, RequestParts, Version};
+use mirrord_filters::{Failed, RequestParts, Said, Version};
 use mirrord_protocol::{limits::WORKER_BITS, records::Verdict};
 use tokio::sync::mpsc;
 
@@ -25,16 +25,21 @@ use crate::{
 pub const KEPT: usize = 512;
 /// Sessions of one request whose answers are kept; more are counted.
 const MAX_ASKED: usize = 4;
+/// What links said by themselves that is kept of one request, and how many of them may say why.
+const MAX_SAID: usize = 64;
+const MAX_REASONS: usize = 8;
 
 /// What one session's chain said.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Asked {
     pub session: SessionId,
+    /// Which of the chains that the session has had.
+    pub version: u16,
     /// The link that decided.
     pub decider: Option<u8>,
     pub verdict: Verdict,
-    /// A link that failed.
-    pub fault: Option<(u8, FaultKind)>,
+    /// So many of [`Trail::said`] are about its links.
+    pub said: u8,
 }
 
 /// What the sessions said about one request, noted while they are asked.
@@ -43,7 +48,7 @@ pub struct Trail {
     asked: [Asked; MAX_ASKED],
     count: u16,
     is_notable: bool,
-    reason: Option<Arc<str>>,
+    said: Vec<Said>,
 }
 
 /// A decision as it is kept; names are looked up when it is told.
@@ -98,27 +103,60 @@ pub struct Decisions {
 }
 
 impl Trail {
-    /// Notes what one session said.
+    /// Notes what one session said, all of it.
     #[inline]
     pub fn asked(&mut self, asked: Asked) {
-        self.is_notable |= asked.verdict != Verdict::Pass || asked.fault.is_some();
+        self.is_notable |= asked.verdict != Verdict::Pass;
         if let Some(place) = self.asked.get_mut(usize::from(self.count)) {
             *place = asked;
         }
         self.count = self.count.saturating_add(1);
     }
 
-    /// Notes a filter's words; the last ones are kept.
-    #[inline]
-    pub fn because(&mut self, reason: Option<Arc<str>>) {
-        if reason.is_some() {
-            self.reason = reason;
-            self.is_notable = true;
+    /// Notes what one session said, and its links by themselves; `reason` is that of the link that decided.
+    pub fn asked_in_full(&mut self, asked: Asked, mut said: Vec<Said>, reason: Option<Arc<str>>) {
+        self.is_notable |= said.iter().any(|said| matches!(said.failed, Some(Failed::Fault(_) | Failed::Skipped)));
+        if let (Some(decider), Some(_)) = (asked.decider, &reason) {
+            match said.iter_mut().find(|said| said.link == decider) {
+                Some(said) => said.reason = reason,
+                None => said.push(Said { link: decider, failed: None, reason, ns: None }),
+            }
         }
+        let mut reasons = self.said.iter().filter(|said| said.reason.is_some()).count();
+        for said in said.iter_mut().filter(|said| said.reason.is_some()) {
+            reasons += 1;
+            if reasons > MAX_REASONS {
+                said.reason = None;
+            }
+        }
+        if usize::from(self.count) < MAX_ASKED {
+            said.truncate(MAX_SAID - self.said.len());
+        } else {
+            said.clear();
+        }
+        let count = said.len() as u8;
+        if self.said.is_empty() {
+            self.said = said;
+        } else {
+            self.said.append(&mut said);
+        }
+        self.asked(Asked { said: count, ..asked });
     }
 
+    /// Why, in the words of the last link that decided.
     pub fn reason(&self) -> Option<&str> {
-        self.reason.as_deref()
+        let decided = self.answers().filter_map(|(asked, said)| said.iter().find(|said| Some(said.link) == asked.decider));
+        decided.filter_map(|said| said.reason.as_deref()).last()
+    }
+
+    /// What the sessions said, in order, each with what its links said by themselves.
+    pub fn answers(&self) -> impl Iterator<Item = (&Asked, &[Said])> {
+        let mut rest = self.said.as_slice();
+        self.sessions().iter().map(move |asked| {
+            let (own, others) = rest.split_at(usize::from(asked.said).min(rest.len()));
+            rest = others;
+            (asked, own)
+        })
     }
 
     /// The sessions that were asked, in order.
@@ -294,7 +332,7 @@ mod tests {
 
     fn keep(decisions: &Decisions, path: &str, verdict: Verdict) {
         let mut trail = Trail::default();
-        trail.asked(Asked { session: 7, decider: Some(0), verdict, fault: None });
+        trail.asked(Asked { session: 7, decider: Some(0), verdict, ..Asked::default() });
         decisions.keep(&request(path), &Steering::default(), trail, None);
     }
 
@@ -325,6 +363,30 @@ mod tests {
         decisions.keep(&request("/"), &Steering::default(), trail, Some(5));
         let kept = &decisions.read(Query { last: 1, ..Query::default() })[0];
         assert_eq!((kept.trail().sessions().len(), kept.asked_too(), kept.ns), (4, 3, Some(5)));
+    }
+
+    #[test]
+    fn what_links_say_stays_with_their_session_and_is_bounded() {
+        let said = |link, reason: Option<&str>| Said { link, failed: None, reason: reason.map(Into::into), ns: Some(5) };
+        let asked = |session, decider, verdict| Asked { session, decider, verdict, ..Asked::default() };
+        let mut trail = Trail::default();
+        trail.asked_in_full(asked(1, Some(1), Verdict::Mirror), vec![said(0, Some("looked")), said(1, None)], Some("a copy".into()));
+        trail.asked(asked(2, None, Verdict::Pass));
+        trail.asked_in_full(asked(3, Some(7), Verdict::Steal), Vec::new(), Some("mine".into()));
+        let told = |trail: &Trail| -> Vec<(SessionId, Vec<(u8, Option<String>)>)> {
+            let one = |said: &Said| (said.link, said.reason.as_deref().map(str::to_owned));
+            trail.answers().map(|(asked, said)| (asked.session, said.iter().map(one).collect())).collect()
+        };
+        let first = vec![(0, Some("looked".into())), (1, Some("a copy".into()))];
+        assert_eq!(told(&trail), [(1, first), (2, vec![]), (3, vec![(7, Some("mine".into()))])]);
+        assert_eq!(trail.reason(), Some("mine"));
+        // However much they say, little is kept, and each still by its own session.
+        for session in 4..10 {
+            trail.asked_in_full(asked(session, None, Verdict::Pass), (0..100).map(|link| said(link, Some("x"))).collect(), None);
+        }
+        let all = told(&trail);
+        assert_eq!((all.len(), all[3].0, all[3].1.len()), (4, 4, MAX_SAID - 3));
+        assert_eq!(trail.said.iter().filter(|said| said.reason.is_some()).count(), MAX_REASONS);
     }
 
     #[test]

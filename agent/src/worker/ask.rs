@@ -51,6 +51,8 @@ struct Walk {
     trail: Trail,
     /// Since when, if somebody follows the decisions.
     began: Option<Instant>,
+    /// Each link's time is taken too.
+    is_timed: bool,
 }
 
 /// A chain that has not decided, and the place of its subscription.
@@ -76,18 +78,20 @@ impl Worker {
             }
             let answer = if subscription.takes_everything() {
                 walk.steering.target = Target::Session(id);
-                walk.trail.asked(Asked { session: id, verdict: records::Verdict::Steal, ..Asked::default() });
+                walk.trail.asked(Asked { verdict: records::Verdict::Steal, ..subscription.asked() });
                 Answer::Take(0)
             } else if subscription.links.names.is_empty() {
                 walk.steering.copies.push(id);
-                walk.trail.asked(Asked { session: id, verdict: records::Verdict::Mirror, ..Asked::default() });
+                walk.trail.asked(Asked { verdict: records::Verdict::Mirror, ..subscription.asked() });
                 Answer::Copy(0)
             } else {
-                let step = subscription.links.chain.borrow_mut().on_request(request);
+                let mut chain = subscription.links.chain.borrow_mut();
+                chain.set_timed(walk.is_timed);
+                let step = chain.on_request(request);
+                drop(chain);
                 match step {
                     Step::Decided(outcome) if is_plain_pass(&outcome) => {
-                        walk.trail.asked(Asked { session: id, ..Asked::default() });
-                        walk.trail.because(outcome.reason);
+                        walk.trail.asked(subscription.asked());
                         Answer::Pass
                     }
                     Step::Decided(outcome) => self.take(subscription, outcome, walk),
@@ -123,12 +127,12 @@ impl Worker {
     /// Adds what one session's chain made of a request.
     fn take(self: &Rc<Self>, subscription: &Subscription, outcome: Outcome, walk: &mut Walk) -> Answer {
         let spec = &subscription.subscriber.spec;
-        walk.trail.asked(subscription.said(&outcome));
-        let Outcome { verdict, link, request_edits, response_edits, path, delay, reason, faults, followers } = outcome;
+        let asked = subscription.said(&outcome);
+        let Outcome { verdict, link, request_edits, response_edits, path, delay, reason, faults, said, followers } = outcome;
+        walk.trail.asked_in_full(asked, said, reason.clone());
         for fault in &faults {
             self.report(&subscription.subscriber, fault);
         }
-        walk.trail.because(reason.clone());
         let only_watches = spec.mode != Mode::Steal;
         if let Some(followers) = followers {
             let following = walk.following.get_or_insert_with(|| Box::new(Following::new(self.clone())));
@@ -176,7 +180,7 @@ impl Worker {
 
     /// The end of a walk.
     fn settle(&self, port: &Port, walk: Walk, flow: &Flow, request: &RequestParts<'_>, measured: Option<Instant>) -> Steering {
-        let Walk { mut steering, following, picked_by, trail, began } = walk;
+        let Walk { mut steering, following, picked_by, trail, began, is_timed: _ } = walk;
         port.tally(picked_by).count(&steering.target, !steering.copies.is_empty());
         if let Some(following) = following {
             steering.extra.get_or_insert_default().follow = Some(following);
@@ -228,11 +232,12 @@ impl Worker {
 
 /// Whether there is nothing to do: so it is with most requests of most filters.
 fn is_plain_pass(outcome: &Outcome) -> bool {
-    let Outcome { verdict, link: _, request_edits, response_edits, path, delay, reason: _, faults, followers } = outcome;
+    let Outcome { verdict, link: _, request_edits, response_edits, path, delay, reason: _, faults, said, followers } = outcome;
     *verdict == Verdict::Pass
         && request_edits.is_empty()
         && response_edits.is_empty()
         && faults.is_empty()
+        && said.is_empty()
         && followers.is_none()
         && path.is_none()
         && delay.is_none()
@@ -292,14 +297,21 @@ impl Undecided for Question {
     fn with_body(self: Box<Self>, request: &RequestParts<'_>, body: &[u8], end: bool) -> Steered {
         let Question { worker, port, flow, walk, open: Open { at, pending, .. } } = *self;
         let Some(subscription) = port.subscriptions.get(at) else { return Steered::Decided(walk.steering) };
-        let step = subscription.links.chain.borrow_mut().on_request_body(pending, request, body, end);
+        let mut chain = subscription.links.chain.borrow_mut();
+        chain.set_timed(walk.is_timed);
+        let step = chain.on_request_body(pending, request, body, end);
+        drop(chain);
         worker.go_on(port, walk, at, step, request, &flow)
     }
 
     fn poll(&mut self, cx: &mut Context<'_>, request: &RequestParts<'_>) -> Poll<Steered> {
         let at = self.open.at;
         let step = match self.port.subscriptions.get(at) {
-            Some(subscription) => ready!(subscription.links.chain.borrow_mut().poll(cx, &mut self.open.pending, request)),
+            Some(subscription) => {
+                let mut chain = subscription.links.chain.borrow_mut();
+                chain.set_timed(self.walk.is_timed);
+                ready!(chain.poll(cx, &mut self.open.pending, request))
+            }
             None => Step::Decided(Outcome::default()),
         };
         Poll::Ready(self.worker.go_on(self.port.clone(), std::mem::take(&mut self.walk), at, step, request, &self.flow))
@@ -340,7 +352,8 @@ impl Surroundings for Worker {
         let Some(port) = self.port(flow) else { return Steered::Decided(Steering::default()) };
         let measured = self.stopwatch.begin();
         let began = if self.decisions.is_followed() { Some(Instant::now()) } else { None };
-        self.steered(port, Walk { began, ..Walk::default() }, 0, request, flow, measured)
+        let is_timed = began.is_some() || measured.is_some();
+        self.steered(port, Walk { began, is_timed, ..Walk::default() }, 0, request, flow, measured)
     }
 
     fn looks_at_connections(&self, flow: &Flow) -> bool {

@@ -2,7 +2,7 @@
 
 use std::rc::Rc;
 
-use mirrord_filters::{Fault, Outcome, RequestParts, Step, Verdict};
+use mirrord_filters::{Outcome, RequestParts, Step, Verdict};
 use mirrord_protocol::records::{self, Would};
 
 use super::table::{Port, Subscriber, Subscription, Worker};
@@ -62,18 +62,15 @@ impl Worker {
 }
 
 impl Subscription {
+    /// Of its session and chain, to be noted. Without more: that it passed.
+    #[inline]
+    pub(super) fn asked(&self) -> Asked {
+        Asked { session: self.subscriber.spec.id, version: self.links.version, ..Asked::default() }
+    }
+
     /// What its chain said, to be noted.
     pub(super) fn said(&self, outcome: &Outcome) -> Asked {
-        let place = |fault: &Fault| {
-            let link = self.links.names.iter().position(|name| **name == *fault.filter).unwrap_or_default();
-            (link as u8, fault.kind)
-        };
-        Asked {
-            session: self.subscriber.spec.id,
-            decider: outcome.link.map(|link| link as u8),
-            verdict: told(&outcome.verdict),
-            fault: outcome.faults.first().map(place),
-        }
+        Asked { decider: outcome.link.map(|link| link as u8), verdict: told(&outcome.verdict), ..self.asked() }
     }
 }
 

@@ -39,6 +39,8 @@ pub enum Delivery {
 /// their place for new ones.
 pub(super) struct Links {
     pub(super) chain: RefCell<Chain>,
+    /// Which of the chains that the session has had.
+    pub(super) version: u16,
     /// In order; none: everything is picked.
     pub(super) names: Vec<Arc<str>>,
     /// Whether one of them looks at connections that are no HTTP.
@@ -119,7 +121,7 @@ impl Worker {
     }
 
     pub fn add_session(self: &Rc<Self>, mut spec: SessionSpec) {
-        let links = Links::new(std::mem::take(&mut spec.filters));
+        let links = Links::new(0, std::mem::take(&mut spec.filters));
         let subscriber = Subscriber {
             links: RefCell::new(Rc::new(links)),
             link: RefCell::default(),
@@ -146,9 +148,9 @@ impl Worker {
     }
 
     /// Gives a session other filters. Requests that are under way end with the old ones; all that come after meet the new ones.
-    pub fn swap_chain(self: &Rc<Self>, id: SessionId, filters: Vec<Filter>) {
+    pub fn swap_chain(self: &Rc<Self>, id: SessionId, version: u16, filters: Vec<Filter>) {
         let Some(subscriber) = self.sessions.borrow().get(&id).cloned() else { return };
-        *subscriber.links.borrow_mut() = Rc::new(Links::new(filters));
+        *subscriber.links.borrow_mut() = Rc::new(Links::new(version, filters));
         self.attend(&subscriber);
         for port in self.ports.borrow_mut().values_mut() {
             if port.subscriptions.iter().any(|one| Rc::ptr_eq(&one.subscriber, &subscriber)) {
@@ -220,12 +222,12 @@ impl Worker {
 }
 
 impl Links {
-    fn new(filters: Vec<Filter>) -> Self {
+    fn new(version: u16, filters: Vec<Filter>) -> Self {
         let names = filters.iter().map(|filter| filter.name().into()).collect();
         let mut chain = Chain::new(filters);
         // Made now, so that no request waits for it.
         chain.warm_up();
-        Links { look_at_connections: chain.wants_connections(), chain: RefCell::new(chain), names }
+        Links { look_at_connections: chain.wants_connections(), chain: RefCell::new(chain), version, names }
     }
 }
 

@@ -49,7 +49,7 @@ pub enum Order {
     /// A session's machine stands still, or does so no more.
     SetAside(SessionId, bool),
     /// A session has other filters; answered once every request that comes after meets them.
-    SwapChain(SessionId, Vec<Filter>, oneshot::Sender<()>),
+    SwapChain(SessionId, u16, Vec<Filter>, oneshot::Sender<()>),
     /// Connections end as soon as nothing is under way on them.
     Part,
     /// All connections end now, and the thread.
@@ -164,8 +164,8 @@ async fn obey(worker: Rc<Worker>, mut inbox: mpsc::UnboundedReceiver<Order>) {
             Order::AddSession(spec) => worker.add_session(spec),
             Order::RemoveSession(id) => worker.remove_session(id),
             Order::SetAside(id, is_aside) => worker.set_aside(id, is_aside),
-            Order::SwapChain(id, filters, done) => {
-                worker.swap_chain(id, filters);
+            Order::SwapChain(id, version, filters, done) => {
+                worker.swap_chain(id, version, filters);
                 let _ = done.send(());
             }
             Order::Answer(answer) => {

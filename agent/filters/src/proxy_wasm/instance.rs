@@ -207,6 +207,7 @@ fn settle(vm: &mut Vm, generation: u16, place: usize) -> Result<LinkStep, Fault>
         && decision.verdict == Verdict::Pass
         && decision.request_edits.is_empty()
         && decision.response_edits.is_empty()
+        && decision.reason.is_none()
         && decision.path.is_none();
     Ok(if nothing { LinkStep::Pass } else { LinkStep::Decided(decision) })
 }
