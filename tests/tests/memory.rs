@@ -78,18 +78,23 @@ fn idle_connections_cost_little_and_give_it_back() {
     drop(connect(64));
     eventually("the first have gone", || (files(agent) < 60).then_some(()));
     let (before, files_before) = (agent.memory(), files(agent));
-    let (clients, since) = (connect(IDLE), Instant::now());
-    // The agent looks once a second at how many there are.
-    eventually("they are idle", || (since.elapsed() > Duration::from_secs(2)).then_some(()));
-    let each = agent.memory().saturating_sub(before) as f64 / IDLE as f64 / 1024.0;
-    println!("{IDLE} idle connections: {each:.2} KiB each in the agent, from {:.1} MiB", mib(before));
-    assert!(files(agent) >= 2 * IDLE as usize, "they are on the agent");
-    assert!(each <= 4.0, "{each:.2} KiB for an idle connection");
-    drop(clients);
-    eventually("all have gone", || (files(agent) <= files_before.max(64)).then_some(()));
-    let left = within(Duration::from_secs(5), || (agent.memory() <= before + MIB).then_some(()));
-    println!("after they have closed: {:.1} MiB", mib(agent.memory()));
-    assert!(left.is_some(), "{:.1} MiB before, {:.1} after", mib(before), mib(agent.memory()));
+    // Twice: what stays is the allocator's (pages of which a part is in use), and does not become more.
+    for round in ["first", "second"] {
+        let (clients, since) = (connect(IDLE), Instant::now());
+        // The agent looks once a second at how many there are.
+        eventually("they are idle", || (since.elapsed() > Duration::from_secs(2)).then_some(()));
+        let taken = agent.memory().saturating_sub(before);
+        let each = taken as f64 / IDLE as f64 / 1024.0;
+        println!("{round} {IDLE} idle connections: {each:.2} KiB each in the agent, from {:.1} MiB", mib(before));
+        assert!(files(agent) >= 2 * IDLE as usize, "they are on the agent");
+        assert!(each <= 4.0, "{each:.2} KiB for an idle connection");
+        drop(clients);
+        eventually("all have gone", || (files(agent) <= files_before.max(64)).then_some(()));
+        let bound = before + taken / 4;
+        let left = within(Duration::from_secs(5), || (agent.memory() <= bound).then_some(()));
+        println!("after they have closed: {:.1} MiB", mib(agent.memory()));
+        assert!(left.is_some(), "{:.1} MiB before, {:.1} after", mib(before), mib(agent.memory()));
+    }
     session.end();
     pod.assert_pristine();
 }
