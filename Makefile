@@ -5,15 +5,18 @@
 CARGO ?= cargo
 MAKEFLAGS += --no-print-directory
 .DEFAULT_GOAL := help
-.PHONY: help build setup-run setup demo test bench fuzz lint clean
+.PHONY: help build setup-run setup setup-k8s demo test test-k8s bench fuzz lint clean
 
 help:            ## these lines
-	@sed -n 's/^\([a-z]*\): .*## */\1\t/p; s/^\([a-z]*\): *## */\1\t/p' Makefile | sort -u | expand -t 12
+	@sed -n 's/^\([a-z0-9-]*\): .*## */\1\t/p; s/^\([a-z0-9-]*\): *## */\1\t/p' Makefile | sort -u | expand -t 12
 
 setup-run:
 	@scripts/setup.sh run
 setup:           ## install what building, testing, demo and bench need and this machine lacks
 	@scripts/setup.sh all
+
+setup-k8s:
+	@scripts/setup.sh k8s
 
 build: setup-run ## programs to target/release/, example filters to target/filters/
 	$(CARGO) build --release --locked --workspace
@@ -24,6 +27,9 @@ demo: build      ## see it work: a pod, a filter, your program, and who answers 
 
 test: setup build ## all tests, and every command of the README
 	@scripts/test.sh
+
+test-k8s: setup-k8s build ## the tests on a Kubernetes node that is made for them (needs root; the first time half an hour)
+	@scripts/test-k8s.sh
 
 bench: setup build ## what a request costs: nginx, haproxy and the agent side by side (BENCH=--help)
 	$(CARGO) bench --locked --workspace --bench filters --bench table

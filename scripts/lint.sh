@@ -14,6 +14,6 @@ CARGO=${CARGO:-cargo}
 # The fuzzer mounts the product's files, which clippy has seen.
 "$CARGO" fmt --manifest-path fuzz/Cargo.toml --check
 
-mapfile -t scripts < <(grep -lE '^#!.*\b(ba)?sh$' .ci/* scripts/* bench/* 2>/dev/null)
-shellcheck "${scripts[@]}"
+mapfile -t scripts < <(grep -lE '^#!.*\b(ba)?sh$' .ci/* scripts/* bench/* tests/cluster/* tests/cluster/images/* 2>/dev/null)
+shellcheck -x "${scripts[@]}"
 echo "lint: ok"

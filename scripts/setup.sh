@@ -2,7 +2,8 @@
 # Installs what building, testing, the demo and the benchmark use and this machine lacks. Changes nothing, and takes a
 # moment, when all is there.
 #
-#   scripts/setup.sh [run|all]      run: only what the demo needs; all (default): the tests and the benchmark too
+#   scripts/setup.sh [run|all|k8s]      run: only what the demo needs; all (default): the tests and the benchmark too;
+#                                       k8s: what the test cluster needs (tests/cluster), and its tests
 #
 # Rust is not installed here: which toolchain a person uses is theirs to say. Filters need a compiler for Wasm, which
 # scripts/build-filters.sh looks after.
@@ -50,6 +51,19 @@ wasm-ld    lld                      tests: a filter in C
 npm        npm                      tests: the compiler of a filter in AssemblyScript
 pip3       python3-pip              tests: the compiler of a filter in Zig
 slowhttptest slowhttptest           tests: slow heads and bodies
+shellcheck shellcheck               lint
+'
+
+K8S=$RUN'
+go         golang-go                the cluster: Kubernetes is built from its Go modules
+containerd containerd               the cluster: runs the pods
+runc       runc                     the cluster: runs the containers
+/usr/lib/cni/ptp containernetworking-plugins     the cluster: the network of pods
+conntrack  conntrack                the cluster: kube-proxy calls it
+openssl    openssl                  the cluster: its certificates
+/bin/busybox busybox-static         the cluster: images of pods
+nft        nftables                 image of the agent, and rules before and after
+jq         jq                       the cluster: answers of the API server
 shellcheck shellcheck               lint
 '
 
@@ -101,12 +115,15 @@ install() {
         # The one whose service is named otherwise.
         [[ " $* " != *" $service"* ]] || "${root[@]}" update-rc.d "${service/openssh-server/ssh}" disable >/dev/null 2>&1 || true
     done
+    # It has no script of the old kind, which update-rc.d looks for.
+    if [[ " $* " == *" containerd "* ]] && command -v systemctl >/dev/null; then "${root[@]}" systemctl disable containerd >/dev/null 2>&1 || true; fi
 }
 
 case ${1:-all} in
     run) wanted=$RUN ;;
     all) wanted=$ALL ;;
-    *) die "usage: scripts/setup.sh [run|all]" ;;
+    k8s) wanted=$K8S ;;
+    *) die "usage: scripts/setup.sh [run|all|k8s]" ;;
 esac
 
 check_rust

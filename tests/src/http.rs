@@ -7,7 +7,7 @@ use std::{
     time::Duration,
 };
 
-use crate::{netns::Namespace, wait::PATIENCE, watchdog};
+use crate::{netns::Handle, wait::PATIENCE, watchdog};
 
 /// How a message is cut before it is sent.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -71,7 +71,7 @@ impl Response {
 
 /// A request on a connection of its own.
 pub struct Request<'a> {
-    from: &'a Namespace,
+    from: &'a Handle,
     to: SocketAddr,
     method: String,
     path: String,
@@ -81,7 +81,7 @@ pub struct Request<'a> {
 
 impl<'a> Request<'a> {
     /// Nothing is sent before [`Request::send`].
-    pub fn new(from: &'a Namespace, to: SocketAddr, method: &str, path: &str) -> Self {
+    pub fn new(from: &'a Handle, to: SocketAddr, method: &str, path: &str) -> Self {
         Self { from, to, method: method.into(), path: path.into(), headers: String::new(), body: Vec::new() }
     }
 
@@ -136,12 +136,12 @@ pub struct Client {
 impl Client {
     /// Connects; panics if that fails.
     #[track_caller]
-    pub fn connect(from: &Namespace, to: SocketAddr) -> Self {
+    pub fn connect(from: &Handle, to: SocketAddr) -> Self {
         Self::try_connect(from, to).unwrap_or_else(|error| panic!("cannot connect to {to}: {error}"))
     }
 
     /// Connects.
-    pub fn try_connect(from: &Namespace, to: SocketAddr) -> io::Result<Self> {
+    pub fn try_connect(from: &Handle, to: SocketAddr) -> io::Result<Self> {
         let stream = from.run(|| TcpStream::connect_timeout(&to, Duration::from_secs(5)))?;
         Self::over(stream)
     }

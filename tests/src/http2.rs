@@ -7,7 +7,7 @@ use h2::client::{self, SendRequest};
 use http::HeaderMap;
 use tokio::{net::TcpStream, runtime, task::JoinSet, time::timeout};
 
-use crate::{netns::Namespace, wait::PATIENCE};
+use crate::{netns::Handle, wait::PATIENCE};
 
 /// One request of a bundle.
 #[derive(Clone, Debug)]
@@ -38,7 +38,7 @@ pub struct Response {
 }
 
 /// Sends all requests at once on one connection; gives the answers in the order of the requests.
-pub fn exchange(from: &Namespace, to: SocketAddr, requests: Vec<Request>) -> Vec<Result<Response, String>> {
+pub fn exchange(from: &Handle, to: SocketAddr, requests: Vec<Request>) -> Vec<Result<Response, String>> {
     from.run(move || {
         let runtime = runtime::Builder::new_current_thread().enable_all().build().unwrap();
         runtime.block_on(async { timeout(PATIENCE * 2, all(to, requests)).await.unwrap_or_else(|_| vec![Err("too late".into())]) })

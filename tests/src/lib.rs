@@ -11,6 +11,7 @@
 //! | [`looking`] | `mirrord inspect` and `mirrord explain` |
 //! | [`load`] | [`Others`]: 64 clients of other people, who must not notice anything |
 //! | [`probe`] | [`Probe`]: how long the pod could not be reached |
+//! | [`cluster`] | a Kubernetes node, and namespaces of it |
 //! | [`recorder`] | [`Recorder`]: a server that keeps the exact bytes that it got |
 //! | [`watchdog`] | an end for tests that hang |
 //!
@@ -18,6 +19,7 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "test code: a failed step is a failed test")]
 
+pub mod cluster;
 pub mod h2raw;
 pub mod http;
 pub mod http2;

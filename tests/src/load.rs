@@ -2,6 +2,7 @@
 //! cut, wrong or missing.
 
 use std::{
+    collections::BTreeMap,
     io::BufReader,
     io::Write,
     net::{SocketAddr, TcpStream},
@@ -15,6 +16,7 @@ use std::{
 
 use crate::{
     http::{get, read_response, shown},
+    netns::Handle,
     pod::{Pod, WEB},
     wait::eventually,
 };
@@ -42,6 +44,8 @@ pub struct Report {
     pub answered: u64,
     /// Connections made.
     pub connections: u64,
+    /// Who answered how many of them: `pod`, or `pod NAME`.
+    pub by: BTreeMap<String, u64>,
     /// All else.
     pub failures: Vec<Failure>,
     /// The longest time that a request, with its connection if new, has taken, and when it began.
@@ -97,21 +101,26 @@ impl Others {
 
     /// So many clients, whose requests have these header lines.
     pub fn load_with(pod: &Pod, clients: usize, headers: &[&str]) -> Self {
+        // Every fourth comes by IPv6.
+        let (v4, v6) = (pod.address(WEB), pod.address_v6(WEB));
+        Self::start(&pod.clients, &[v4, v4, v4, v6], clients, headers)
+    }
+
+    /// So many clients in a namespace, who take turns with the addresses.
+    pub fn start(from: &Handle, addresses: &[SocketAddr], clients: usize, headers: &[&str]) -> Self {
         let (began, over, answered) = (Instant::now(), Arc::new(AtomicBool::new(false)), Arc::new(AtomicU64::new(0)));
         let headers: Vec<String> = headers.iter().map(|&header| header.into()).collect();
         let start = |number: usize| {
-            // Every fourth comes by IPv6.
-            let address = if number % 4 == 3 { pod.address_v6(WEB) } else { pod.address(WEB) };
             let mut other = Other {
                 number,
-                address,
+                address: addresses[number % addresses.len()],
                 headers: headers.clone(),
                 began,
                 over: Arc::clone(&over),
                 answered: Arc::clone(&answered),
                 report: Report::default(),
             };
-            pod.clients.spawn(move || {
+            from.spawn(move || {
                 other.run();
                 other.report
             })
@@ -148,6 +157,9 @@ impl Others {
             sum.answered += one.answered;
             sum.connections += one.connections;
             sum.failures.extend(one.failures);
+            for (who, answers) in one.by {
+                *sum.by.entry(who).or_default() += answers;
+            }
             if one.slowest > sum.slowest {
                 (sum.slowest, sum.slowest_at, sum.slowest_connect) = (one.slowest, one.slowest_at, one.slowest_connect);
             }
@@ -198,10 +210,13 @@ impl Other {
             let _ = stream.get_ref().set_read_timeout(Some(Duration::from_secs(5)));
             for _ in 0..kept {
                 count += 1;
-                if let Err(what) = self.exchange(&mut stream, count) {
-                    self.fail(connected, what);
-                    break;
-                }
+                let last = match self.exchange(&mut stream, count) {
+                    Ok(last) => last,
+                    Err(what) => {
+                        self.fail(connected, what);
+                        break;
+                    }
+                };
                 self.note(start, connect);
                 connect = Duration::ZERO;
                 // A pace, so that the clients leave some of the machine to what they test.
@@ -209,19 +224,30 @@ impl Other {
                 if self.over.load(Ordering::Relaxed) {
                     return;
                 }
+                if last {
+                    break;
+                }
                 start = Instant::now();
             }
         }
     }
 
-    fn exchange(&self, stream: &mut BufReader<TcpStream>, count: u64) -> Result<(), String> {
+    /// One request and its answer; whether the server means to close the connection.
+    fn exchange(&mut self, stream: &mut BufReader<TcpStream>, count: u64) -> Result<bool, String> {
         let path = format!("/others/{}/{count}", self.number);
         let headers: Vec<_> = self.headers.iter().map(String::as_str).collect();
         stream.get_mut().write_all(&get(&path, &headers)).map_err(|error| format!("send: {error}"))?;
         let response = read_response(stream).map_err(|error| format!("receive: {error}"))?;
-        let right = response.status == 200 && response.body == format!("pod GET {path}\n").as_bytes();
-        if right && !String::from_utf8_lossy(&response.head).to_lowercase().contains("mirrord") {
-            return Ok(());
+        let text = response.text();
+        let who = text.strip_suffix(&format!(" GET {path}\n")).filter(|who| *who == "pod" || who.starts_with("pod "));
+        let untouched = !String::from_utf8_lossy(&response.head).to_lowercase().contains("mirrord");
+        if let Some(who) = who.filter(|_| response.status == 200 && untouched) {
+            // A name is made once, not for each answer.
+            match self.report.by.get_mut(who) {
+                Some(answers) => *answers += 1,
+                None => _ = self.report.by.insert(who.into(), 1),
+            }
+            return Ok(response.header("connection").is_some_and(|value| value.eq_ignore_ascii_case("close")));
         }
         Err(format!("wrong answer to {path}: {}{}", shown(&response.head), shown(&response.body)))
     }

@@ -2,8 +2,9 @@
 
 use std::{
     fs::{self, File},
+    ops::Deref,
     os::unix::fs::MetadataExt,
-    path::PathBuf,
+    path::{Path, PathBuf},
     process::Command,
     sync::Arc,
     thread::{self, JoinHandle},
@@ -29,6 +30,23 @@ pub struct Namespace {
 pub struct Handle(Arc<File>);
 
 impl Handle {
+    /// Into the namespace with this name.
+    #[track_caller]
+    pub fn named(name: &str) -> Self {
+        Self::open(&path(name))
+    }
+
+    /// Into the namespace that a process lives in.
+    #[track_caller]
+    pub fn of_process(pid: u32) -> Self {
+        Self::open(&PathBuf::from(format!("/proc/{pid}/ns/net")))
+    }
+
+    #[track_caller]
+    fn open(path: &Path) -> Self {
+        Self(Arc::new(File::open(path).unwrap_or_else(|error| panic!("no namespace at {}: {error}", path.display()))))
+    }
+
     /// Runs `work` on a thread inside. Sockets made there stay inside, wherever they are used.
     pub fn run<T: Send>(&self, work: impl FnOnce() -> T + Send) -> T {
         thread::scope(|scope| {
@@ -65,16 +83,6 @@ impl Namespace {
         self.handle.clone()
     }
 
-    /// See [`Handle::run`].
-    pub fn run<T: Send>(&self, work: impl FnOnce() -> T + Send) -> T {
-        self.handle.run(work)
-    }
-
-    /// See [`Handle::spawn`].
-    pub fn spawn<T: Send + 'static>(&self, work: impl FnOnce() -> T + Send + 'static) -> JoinHandle<T> {
-        self.handle.spawn(work)
-    }
-
     /// A command that will run inside. `nsenter`, because `ip netns exec` hides the cgroups of what it runs.
     pub fn command(&self, program: &str) -> Command {
         let mut command = Command::new("nsenter");
@@ -87,6 +95,14 @@ impl Namespace {
     pub fn sh(&self, words: &str) -> String {
         let mut words = words.split_whitespace();
         run(self.command(words.next().unwrap()).args(words))
+    }
+}
+
+impl Deref for Namespace {
+    type Target = Handle;
+
+    fn deref(&self) -> &Handle {
+        &self.handle
     }
 }
 

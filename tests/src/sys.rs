@@ -45,3 +45,9 @@ pub(crate) fn flock(file: &File, operation: i32) -> io::Result<()> {
     // SAFETY: the descriptor is open for the whole call.
     checked(unsafe { libc::flock(file.as_raw_fd(), operation) })
 }
+
+/// Has the C library call this when the process exits by itself.
+pub(crate) fn at_exit(work: extern "C" fn()) {
+    // SAFETY: a function is there for as long as the process is; if there is no memory for the note, it is not called.
+    unsafe { libc::atexit(work) };
+}

@@ -1,0 +1,46 @@
+#!/usr/bin/env bash
+# Runs the tests that need a Kubernetes node, on one that is made for them (tests/cluster) and removed; the last line is
+# `N passed, N failed`. A cluster that is up already is used, and stays.
+#
+#   scripts/test-k8s.sh [NAME OF A TEST…]
+#
+# With TEST_SECONDS=N the tests are ended after N seconds, and count as failed. As an ordinary user, run it under `sudo -E`.
+set -euo pipefail
+
+cd "$(dirname "${BASH_SOURCE[0]}")/.."
+. tests/cluster/env.sh
+CARGO=${CARGO:-cargo}
+[ "$(id -u)" = 0 ] || { echo "test-k8s: the cluster needs root: run it with sudo -E" >&2; exit 1; }
+
+log=$(mktemp)
+finish() {
+    local status=$?
+    trap - EXIT
+    trap '' TERM INT HUP
+    [ -z "${ours:-}" ] || tests/cluster/down.sh || { echo "test-k8s: the cluster did not go" >&2; status=1; }
+    # A run that broke before its first test counts as one failure.
+    awk -v status="$status" '
+        /^test result:/ { passed += $4; failed += $6 }
+        END {
+            if (status && !failed) failed = 1
+            printf "\n%d passed, %d failed\n", passed, failed
+            exit failed > 0
+        }' "$log" || status=1
+    rm -f "$log"
+    exit "$status"
+}
+trap finish EXIT
+trap 'exit 143' TERM INT HUP
+
+# What takes long before the tests is not the tests' time.
+"$CARGO" test --release --locked --workspace --features mirrord-tests/k8s --test k8s --no-run
+scripts/image.sh archive
+tests/cluster/build.sh >/dev/null
+if [ ! -e "$STATE" ]; then
+    ours=yes
+    tests/cluster/up.sh target/images/agent.tar
+fi
+limited=()
+[ -z "${TEST_SECONDS:-}" ] || limited=(timeout --kill-after=20 "$TEST_SECONDS")
+# A few at a time: each has pods of its own, on two processors.
+"${limited[@]}" "$CARGO" test --release --locked --workspace --features mirrord-tests/k8s --test k8s -- --test-threads "${TEST_THREADS:-4}" "$@" 2>&1 | tee "$log"

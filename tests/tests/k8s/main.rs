@@ -1,0 +1,5 @@
+//! On a real Kubernetes: `make test-k8s`, or `cargo test --release --workspace --features mirrord-tests/k8s --test k8s [NAME]`. One test
+//! binary, so that it is linked once; a file a capability.
+
+mod cluster;
+mod image;
