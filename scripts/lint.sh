@@ -6,7 +6,7 @@ cd "$(dirname "${BASH_SOURCE[0]}")/.."
 CARGO=${CARGO:-cargo}
 
 "$CARGO" fmt --all --check
-"$CARGO" clippy --release --locked --workspace --all-targets -- -D warnings
+"$CARGO" clippy --release --locked --workspace --features mirrord-tests/k8s --all-targets -- -D warnings
 "$CARGO" clippy --release --locked -p mirrord-filter-sdk --features jwt-verify --all-targets -- -D warnings
 # Filters are compiled for Wasm by whichever compiler can (scripts/build-filters.sh); as native code they are linted here.
 "$CARGO" fmt --manifest-path examples/filters/Cargo.toml --all --check

@@ -111,6 +111,15 @@ impl Space {
         self.eventually("the client runs", || self.pods("app=client").iter().any(|pod| pod.ready).then_some(()));
     }
 
+    /// Teaches the cluster what a Rollout of Argo is, by that project's own definition; nobody acts on it.
+    #[track_caller]
+    pub fn argo_rollouts(&self) {
+        let definition = run(&mut Command::new(manifest().join("cluster/argo.sh")));
+        // As a client's annotation it would be too long.
+        self.kubectl_with(&["apply", "--server-side", "-f", definition.trim()]);
+        self.kubectl("wait --for=condition=Established crd/rollouts.argoproj.io --timeout=30s");
+    }
+
     /// Waits until a workload has all of its replicas, of its newest kind, and no others.
     #[track_caller]
     pub fn rolled_out(&self, workload: &str) {

@@ -149,6 +149,18 @@ fn a_restricted_user_a_restricted_namespace_and_a_quota_refuse() {
 }
 
 #[test]
+fn rollouts_of_argo_are_known() {
+    let space = Space::new();
+    space.argo_rollouts();
+    space.shop(1);
+    space.apply(&Space::manifest("rollout"));
+    let rollout = space.get("rollout/shop");
+    assert_eq!(rollout["spec"]["workloadRef"]["name"], "shop");
+    let refusal = space.try_kubectl("patch rollout shop --type=merge -p {\"spec\":{\"replicas\":\"many\"}}").unwrap_err();
+    assert!(refusal.contains("spec.replicas"), "{refusal}");
+}
+
+#[test]
 fn pods_go_on_while_the_api_server_starts_again() {
     let space = Space::alone();
     space.shop(2);
