@@ -12,8 +12,8 @@
 set -euo pipefail
 
 die() { echo "image: $*" >&2; exit 1; }
-here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
-target=${CARGO_TARGET_DIR:-$here/../target}
+project=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
+target=${CARGO_TARGET_DIR:-$project/target}
 AGENT_PATH=/usr/local/bin/mirrord-agent
 
 # What an ELF file is for: the name of its libraries' folder, which is also the prefix of its tools.
@@ -118,14 +118,14 @@ case $action in
         ;;
     archive)
         out=${1:-$target/images/agent.tar} agent=${2:-$target/release/mirrord-agent}
-        version=$(sed -n '/^\[workspace.package\]/,/^\[/s/^version = "\(.*\)"/\1/p' "$here/../Cargo.toml")
+        version=$(sed -n '/^\[workspace.package\]/,/^\[/s/^version = "\(.*\)"/\1/p' "$project/Cargo.toml")
         work=$(mktemp -d)
         trap 'rm -rf "$work"' EXIT
         root "$work" "$agent"
         mkdir -p "$(dirname "$out")"
         architecture=amd64
         [ "$(triple_of "$agent")" = x86_64-linux-gnu ] || architecture=arm64
-        "$here/image-archive.py" --architecture "$architecture" "$work" "$out" "mirrord-agent:$version" "$AGENT_PATH"
+        "$project/scripts/image-archive.py" --architecture "$architecture" "$work" "$out" "mirrord-agent:$version" "$AGENT_PATH"
         echo "image: mirrord-agent:$version, $(du -sm --apparent-size "$work" | cut -f1) MiB, of it the agent" \
             "$(du -sm --apparent-size "$work$AGENT_PATH" | cut -f1) MiB: $out" >&2
         ;;

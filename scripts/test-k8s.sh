@@ -4,20 +4,29 @@
 #
 #   scripts/test-k8s.sh [NAME OF A TEST…]
 #
-# With TEST_SECONDS=N the tests are ended after N seconds, and count as failed. As an ordinary user, run it under `sudo -E`.
+# With TEST_SECONDS=N the tests are ended after N seconds, and count as failed.
+# An ordinary user's programs are compiled as that user; only the cluster and the test programs run under sudo.
 set -euo pipefail
 
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 . tests/cluster/env.sh
 CARGO=${CARGO:-cargo}
-[ "$(id -u)" = 0 ] || { echo "test-k8s: the cluster needs root: run it with sudo -E" >&2; exit 1; }
+root=()
+if [ "$(id -u)" != 0 ]; then
+    echo "test-k8s: the cluster and the test programs run under sudo" >&2
+    sudo -v
+    # sudo would give them a PATH of its own, without the person's python.
+    root=(sudo -E env "PATH=$PATH")
+    triple=$(rustc -vV | sed -n 's/^host: //p' | tr 'a-z-' 'A-Z_')
+    export "CARGO_TARGET_${triple}_RUNNER=${root[*]}"
+fi
 
 log=$(mktemp)
 finish() {
     local status=$?
     trap - EXIT
     trap '' TERM INT HUP
-    [ -z "${ours:-}" ] || tests/cluster/down.sh || { echo "test-k8s: the cluster did not go" >&2; status=1; }
+    [ -z "${ours:-}" ] || "${root[@]}" tests/cluster/down.sh || { echo "test-k8s: the cluster did not go" >&2; status=1; }
     # A run that broke before its first test counts as one failure.
     awk -v status="$status" '
         /^test result:/ { passed += $4; failed += $6 }
@@ -35,10 +44,10 @@ trap 'exit 143' TERM INT HUP
 # What takes long before the tests is not the tests' time.
 "$CARGO" test --release --locked --workspace --features mirrord-tests/k8s --test k8s --no-run
 scripts/image.sh archive
-tests/cluster/build.sh >/dev/null
+tests/cluster/images/build.sh "$(tests/cluster/build.sh)" >/dev/null
 if [ ! -e "$STATE" ]; then
     ours=yes
-    tests/cluster/up.sh target/images/agent.tar
+    "${root[@]}" tests/cluster/up.sh "${CARGO_TARGET_DIR:-target}/images/agent.tar"
 fi
 limited=()
 [ -z "${TEST_SECONDS:-}" ] || limited=(timeout --kill-after=20 "$TEST_SECONDS")

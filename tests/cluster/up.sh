@@ -17,6 +17,9 @@ die() { echo "up: $*" >&2; exit 1; }
 programs=$("$CLUSTER/build.sh")
 images=$("$CLUSTER/images/build.sh" "$programs")
 KUBE=$programs/kube
+more=()
+[ $# = 0 ] || mapfile -t more < <(realpath -e -- "$@")
+[ ${#more[@]} = $# ] || die "there is no such image"
 
 mkdir -p "$STATE"/{pki,log,pid,command,cni,etcd,lib,varlog,volume-plugins,sysctl}
 chmod 700 "$STATE"
@@ -146,7 +149,7 @@ wait_for() {
     done
 }
 wait_for 60 containerd in_node ctr version
-"$CLUSTER/load.sh" "$images"/*.tar "$@"
+"$CLUSTER/load.sh" "$images"/*.tar "${more[@]}"
 wait_for 90 apiserver k get --raw /readyz
 run kcm "$KUBE" kube-controller-manager --kubeconfig="$STATE/kcm.kubeconfig" \
     --authentication-kubeconfig="$STATE/kcm.kubeconfig" --authorization-kubeconfig="$STATE/kcm.kubeconfig" --cert-dir="$STATE/pki" \

@@ -14,7 +14,7 @@ use tempfile::TempDir;
 
 use super::{PodObject, dev, kubeconfig, kubectl, ready};
 use crate::{
-    http::Request,
+    http::{Client, Request},
     load::Others,
     machine::{Share, manifest, output, run},
     netns::Handle,
@@ -103,12 +103,19 @@ impl Space {
         fs::read_to_string(manifest().join("cluster/manifests").join(format!("{name}.yaml"))).unwrap()
     }
 
-    /// Deployment `shop` and its Service, all replicas ready, and the pod `client`.
+    /// Deployment `shop`, all replicas ready, and its Service, which answers the pod `client`.
     #[track_caller]
     pub fn shop(&self, replicas: u32) {
         self.apply(&Self::manifest("shop").replace("replicas: 3", &format!("replicas: {replicas}")));
         self.rolled_out("deployment/shop");
         self.eventually("the client runs", || self.pods("app=client").iter().any(|pod| pod.ready).then_some(()));
+        self.reachable(&self.client(), self.service("shop", 80));
+    }
+
+    /// Waits until kube-proxy has heard of an address: that of a Service, or a node port.
+    #[track_caller]
+    pub fn reachable(&self, from: &Handle, address: SocketAddr) {
+        self.eventually(&format!("{address} can be reached"), || Client::try_connect(from, address).ok());
     }
 
     /// Teaches the cluster what a Rollout of Argo is, by that project's own definition; nobody acts on it.
@@ -117,7 +124,7 @@ impl Space {
         let definition = run(&mut Command::new(manifest().join("cluster/argo.sh")));
         // As a client's annotation it would be too long.
         self.kubectl_with(&["apply", "--server-side", "-f", definition.trim()]);
-        self.kubectl("wait --for=condition=Established crd/rollouts.argoproj.io --timeout=30s");
+        self.eventually("the kind is known", || self.try_kubectl("get rollouts").ok());
     }
 
     /// Waits until a workload has all of its replicas, of its newest kind, and no others.

@@ -79,7 +79,9 @@ fn logs_exec_and_port_forward_work_from_the_developers_machine() {
     let mut forward = space.command();
     let mut forward = forward.args(["port-forward", "service/shop", ":80"]).stdout(Stdio::piped()).stderr(Stdio::null()).spawn().unwrap();
     let mut line = String::new();
-    BufReader::new(forward.stdout.take().unwrap()).read_line(&mut line).unwrap();
+    // Kept, as it says more later, and would end if nobody could hear it.
+    let mut said = BufReader::new(forward.stdout.take().unwrap());
+    said.read_line(&mut line).unwrap();
     let port = line.split("127.0.0.1:").nth(1).and_then(|rest| rest.split(' ').next()?.parse().ok()).unwrap_or_else(|| panic!("{line}"));
     let mut client = Client::connect(&developer(), SocketAddr::from(([127, 0, 0, 1], port)));
     assert_eq!(client.get("/forwarded", &[]).text(), format!("pod {name} GET /forwarded\n"));
@@ -93,7 +95,9 @@ fn the_developer_reaches_node_ports_but_neither_pods_nor_services() {
     space.shop(1);
     space.kubectl("expose deployment shop --type=NodePort --port=80 --target-port=80 --name=outside");
     let port = space.get("service outside")["spec"]["ports"][0]["nodePort"].as_u64().unwrap() as u16;
-    let mut client = Client::connect(&developer(), SocketAddr::new(NODE.parse().unwrap(), port));
+    let outside = SocketAddr::new(NODE.parse().unwrap(), port);
+    space.reachable(&developer(), outside);
+    let mut client = Client::connect(&developer(), outside);
     assert!(client.get("/", &[]).text().starts_with("pod shop-"));
     let pod = SocketAddr::new(space.pods("app=shop")[0].ip.unwrap(), 80);
     for address in [pod, space.service("shop", 80)] {
@@ -116,6 +120,7 @@ fn in_a_mesh_requests_come_by_way_of_the_sidecar() {
     space.apply(&Space::manifest("mesh"));
     space.shop(1);
     space.rolled_out("deployment/meshed");
+    space.reachable(&space.client(), space.service("meshed", 80));
     let name = space.pods("app=meshed").remove(0).name;
     assert_eq!(space.ask("meshed", "/meshed", &[]), format!("pod {name} GET /meshed\n"));
     let seen = space.kubectl("logs deployment/meshed -c shop");
