@@ -26,12 +26,21 @@ pub struct SessionSpec {
     pub ambiguous: Ambiguous,
     /// The chain, in order; empty: everything is picked.
     pub filters: Vec<Filter>,
+    /// The ports on which the chain is asked; on others everything is picked. Nothing: on all.
+    pub filter_ports: Option<Vec<u16>>,
     /// Responses to requests that its filters took tell so.
     pub show_decision: bool,
     /// worker --faults, filters' log lines--> session's user; full means that lines are dropped.
     pub notices: mpsc::Sender<Event>,
     /// What a session that only looks wants to see, and where it goes.
     pub inspects: Option<(Wanted, Lines)>,
+}
+
+impl SessionSpec {
+    /// Whether its filters are asked on this port.
+    pub fn filters_on(&self, port: u16) -> bool {
+        self.filter_ports.as_ref().is_none_or(|ports| ports.contains(&port))
+    }
 }
 
 /// One `mirrord exec`.
@@ -109,7 +118,8 @@ impl Sessions {
     /// Adds a port to a session. `Ok(Some(owner))`: another session steals the whole port already, so this one waits behind it.
     pub fn subscribe(&mut self, id: SessionId, port: u16) -> Result<Option<Owner>, SessionsError> {
         let ahead = |session: &&Session| {
-            session.spec.id != id && session.ports.contains(&port) && session.spec.mode == Mode::Steal && session.spec.filters.is_empty()
+            let takes_all = session.spec.filters.is_empty() || !session.spec.filters_on(port);
+            session.spec.id != id && session.ports.contains(&port) && session.spec.mode == Mode::Steal && takes_all
         };
         let holder = self.by_id.values().find(ahead).map(|session| session.owner.clone());
         let session = self.by_id.get_mut(&id).ok_or(SessionsError::Gone)?;
@@ -154,6 +164,7 @@ mod tests {
             ambiguous: Ambiguous::Pass,
             show_decision: false,
             filters: Vec::new(),
+            filter_ports: None,
             notices: mpsc::channel(1).0,
             inspects: None,
         };

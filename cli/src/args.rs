@@ -76,6 +76,10 @@ struct Exec {
     #[arg(short = 'f', long, value_name = "FILE", num_args = 0..=1, default_missing_value = "./.mirrord/mirrord.json")]
     config_file: Option<PathBuf>,
 
+    /// What templates in the config file have as `key`; without it, the file's own, else a random one [env: MIRRORD_KEY]
+    #[arg(short, long, value_name = "KEY")]
+    key: Option<String>,
+
     /// Only this port of the pod, which comes to the program's port LOCAL; without -p: each port that the program listens on
     #[arg(short, long, value_name = "PORT[:LOCAL]", allow_negative_numbers = true)]
     port: Vec<String>,
@@ -114,7 +118,7 @@ pub enum Watch {
 /// What is to be done.
 #[derive(Debug)]
 pub enum Task {
-    Exec { flags: Flags, file: Option<PathBuf>, watch: Watch },
+    Exec { flags: Flags, file: Option<PathBuf>, key: Option<String>, watch: Watch },
     Explain(explain::Line),
     Inspect(Box<inspect::Line>, Vec<FilterFlag>),
     Filter(FilterCommand),
@@ -130,8 +134,8 @@ pub fn read(line: impl IntoIterator<Item = OsString>) -> Result<Task, clap::Erro
         Subcommands::Exec(exec) => {
             let filters = matches.subcommand_matches("exec").map(chain::flags).unwrap_or_default();
             let watch = if exec.filter_watch { Watch::Yes } else { Watch::No };
-            let file = exec.config_file.clone();
-            Ok(Task::Exec { flags: flags(*exec, filters), file, watch })
+            let (file, key) = (exec.config_file.clone(), exec.key.clone());
+            Ok(Task::Exec { flags: flags(*exec, filters), file, key, watch })
         }
         Subcommands::Explain(line) => Ok(Task::Explain(line)),
         Subcommands::Inspect(line) => {

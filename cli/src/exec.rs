@@ -62,6 +62,7 @@ pub fn exec(config: Config, watch: Watch) -> Result<Outcome, Error> {
         },
         show_decision: config.show_decision,
         priority: config.priority,
+        filter_ports: config.filter_ports.clone(),
         ports: config
             .ports
             .as_ref()

@@ -9,8 +9,9 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use crate::error::Error;
 use mirrord_config::{ConfigError, File, Format, filters::Source};
+
+use crate::{error::Error, scope};
 
 /// Which file cannot be used, and why.
 #[derive(Debug, thiserror::Error)]
@@ -37,8 +38,8 @@ impl FileError {
     }
 }
 
-/// The config file: as `-f` says, else its variable; without either, an empty one.
-pub fn config_file(flag: Option<PathBuf>, variable: impl Fn(&str) -> Option<String>) -> Result<File, Error> {
+/// The config file: as `-f` says, else its variable; without either, an empty one. `key` is for its templates.
+pub fn config_file(flag: Option<PathBuf>, key: Option<String>, variable: impl Fn(&str) -> Option<String>) -> Result<File, Error> {
     const LARGEST: u64 = 1 << 20;
     let Some(path) = flag.or_else(|| variable("MIRRORD_CONFIG_FILE").filter(|path| !path.is_empty()).map(PathBuf::from)) else {
         return Ok(File::default());
@@ -53,7 +54,7 @@ pub fn config_file(flag: Option<PathBuf>, variable: impl Fn(&str) -> Option<Stri
     };
     let mut text = String::new();
     source.take(LARGEST).read_to_string(&mut text).map_err(unreadable)?;
-    let mut file = File::parse(&text, format).map_err(ConfigError::from)?;
+    let mut file = File::read(&text, format, &scope::scope(key, &variable)).map_err(ConfigError::from)?;
     // Names in a file are from where it lies: it is shared, and run from anywhere.
     let folder = path.parent().unwrap_or(Path::new(""));
     for filter in &mut file.filters {

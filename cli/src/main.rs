@@ -19,6 +19,7 @@ mod paint;
 mod privileges;
 mod process;
 mod program;
+mod scope;
 mod session;
 mod sys;
 mod when;
@@ -36,7 +37,7 @@ fn main() -> ExitCode {
             let _ = std::fs::write("/proc/self/comm", "mirrord");
             mirrord_intproxy::run()
         }
-        Ok(Task::Exec { flags, file, watch }) => end(config(flags, file, variable).and_then(|config| exec::exec(config, watch))),
+        Ok(Task::Exec { flags, file, key, watch }) => end(config(flags, file, key, variable).and_then(|config| exec::exec(config, watch))),
         Ok(Task::Explain(line)) => done(line.resolve(variable).and_then(|explain| explain::explain(&explain))),
         Ok(Task::Inspect(line, filters)) => done(line.resolve(filters, variable).and_then(inspect::inspect)),
         Ok(Task::Filter(command)) => filter::run(command),
@@ -49,8 +50,13 @@ fn main() -> ExitCode {
 }
 
 /// Flags and variables, with the config file that they name.
-fn config(flags: Flags, file: Option<PathBuf>, variable: impl Fn(&str) -> Option<String>) -> Result<Config, error::Error> {
-    let file = files::config_file(file, &variable)?;
+fn config(
+    flags: Flags,
+    file: Option<PathBuf>,
+    key: Option<String>,
+    variable: impl Fn(&str) -> Option<String>,
+) -> Result<Config, error::Error> {
+    let file = files::config_file(file, key, &variable)?;
     Ok(Config::resolve(flags, variable, file)?)
 }
 
@@ -81,12 +87,15 @@ fn usage(error: &clap::Error) -> ExitCode {
     let text = error.render().to_string();
     let text = text.trim_end().trim_start_matches("error: ");
     let text = text.strip_suffix("For more information, try '--help'.").unwrap_or(text).trim_end();
+    let command = env::args().nth(1).filter(|word| ["explain", "inspect", "filter"].contains(&word.as_str()));
     // An argument of the program's, more often than not.
-    let dashes = if error.kind() == ErrorKind::UnknownArgument { "put -- before the program if this is for it; " } else { "" };
+    let is_exec = command.is_none() && error.kind() == ErrorKind::UnknownArgument;
+    let dashes = if is_exec { "put -- before the program if this is for it; " } else { "" };
     if error.kind() == ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand {
         console::say(text);
     } else {
-        console::say(&format!("mirrord: error: {text}\n  help: {dashes}`mirrord exec --help` shows every flag, and examples"));
+        let command = command.as_deref().unwrap_or("exec");
+        console::say(&format!("mirrord: error: {text}\n  help: {dashes}`mirrord {command} --help` shows every flag, and examples"));
     }
     ExitCode::from(2)
 }

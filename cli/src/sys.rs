@@ -25,6 +25,25 @@ pub fn identity() -> Identity {
     unsafe { Identity { user: libc::getuid(), effective_user: libc::geteuid(), effective_group: libc::getegid() } }
 }
 
+/// Whether standard output is a pipe, socket or terminal whose other end is closed: whoever writes learns that only by writing.
+pub fn nobody_reads() -> bool {
+    let mut poll = libc::pollfd { fd: libc::STDOUT_FILENO, events: 0, revents: 0 };
+    // SAFETY: one pollfd is given, which lives through the call; with no events asked for, only errors are told.
+    let told = unsafe { libc::poll(&mut poll, 1, 0) };
+    told > 0 && poll.revents & (libc::POLLERR | libc::POLLHUP) != 0
+}
+
+/// Bits from the kernel; where it has none to give, the clock's will do.
+pub fn random() -> u64 {
+    let mut bits = [0_u8; 8];
+    // SAFETY: the kernel writes at most 8 bytes to `bits`.
+    let written = unsafe { libc::getrandom(bits.as_mut_ptr().cast(), bits.len(), 0) };
+    if written == bits.len() as isize {
+        return u64::from_ne_bytes(bits);
+    }
+    std::time::SystemTime::UNIX_EPOCH.elapsed().unwrap_or_default().as_nanos() as u64
+}
+
 /// The user at the other end of a unix socket, as the kernel knows it.
 pub fn peer_user(stream: &std::os::unix::net::UnixStream) -> io::Result<u32> {
     let mut peer = libc::ucred { pid: 0, uid: 0, gid: 0 };

@@ -12,6 +12,7 @@ use crate::{
     Mode,
     filters::{Filter, FilterConfig, Isolation, OnFailure},
     ports::PortMap,
+    template::{self, Rendered, Scope},
 };
 
 /// How a file is written.
@@ -34,6 +35,8 @@ pub struct File {
     pub mode: Option<Mode>,
     /// `…http_filter`, a condition as JSON.
     pub http_filter: Option<Filter>,
+    /// `…http_filter.ports`: where filters are asked; elsewhere everything is picked.
+    pub filter_ports: Option<Vec<u16>>,
     /// `…filters`: modules.
     pub filters: Vec<Filter>,
     /// `…ports`, with `port_mapping`.
@@ -58,7 +61,7 @@ pub struct FileError {
 const TREE: [(&str, &[&str], &[&str]); 4] = [
     (
         "",
-        &["target", "feature", "$schema"],
+        &["target", "feature", "key", "$schema"],
         &[
             "agent",
             "experimental",
@@ -66,7 +69,6 @@ const TREE: [(&str, &[&str], &[&str]); 4] = [
             "external_proxy",
             "container",
             "startup_retry",
-            "key",
             "kubeconfig",
             "kube_context",
             "accept_invalid_certificates",
@@ -117,11 +119,16 @@ impl Format {
 }
 
 impl File {
+    /// Renders a file's templates and reads it.
+    pub fn read(text: &str, format: Format, scope: &Scope) -> Result<Self, FileError> {
+        let Rendered { text, warning, .. } = template::render(text, format, scope)?;
+        let mut file = Self::parse(&text, format)?;
+        file.warnings.extend(warning);
+        Ok(file)
+    }
+
     /// Reads a file's text.
-    pub fn parse(text: &str, format: Format) -> Result<Self, FileError> {
-        if text.contains("{{") || text.contains("{%") {
-            return Err(error("", "templates are not supported yet in this version", "write the values themselves, or give flags"));
-        }
+    fn parse(text: &str, format: Format) -> Result<Self, FileError> {
         let value = value(text, format)?;
         let mut file = Self::default();
         file.root(&value)?;
@@ -130,6 +137,9 @@ impl File {
 
     fn root(&mut self, value: &Value) -> Result<(), FileError> {
         let root = self.section("", value)?;
+        if present(root, "key").is_some_and(|key| !key.is_string()) {
+            return Err(error("key", "it is no text", "put it in quotes"));
+        }
         if let Some(target) = present(root, "target") {
             self.target = Some(self::target(target)?);
         }
@@ -162,7 +172,7 @@ impl File {
         }
         self.ports = ports(incoming)?;
         if let Some(value) = present(incoming, "http_filter") {
-            self.http_filter = http_filter(value)?;
+            (self.http_filter, self.filter_ports) = http_filter(value)?;
         }
         if let Some(value) = present(incoming, "filters") {
             let at = format!("{AT}.filters");
@@ -204,7 +214,8 @@ fn present<'a>(members: &'a Map<String, Value>, key: &str) -> Option<&'a Value> 
     members.get(key).filter(|value| !value.is_null())
 }
 
-fn value(text: &str, format: Format) -> Result<Value, FileError> {
+/// A file's text as data.
+pub(crate) fn value(text: &str, format: Format) -> Result<Value, FileError> {
     let bad = |what: &str, problem: String| {
         error("", format!("the file is no {what}: {}", problem.trim().replace('\n', " ")), "correct it at that place")
     };
@@ -246,9 +257,12 @@ fn mode(at: &str, value: &Value) -> Result<Mode, FileError> {
     }
 }
 
+fn port(value: &Value) -> Option<u16> {
+    value.as_u64().and_then(|port| u16::try_from(port).ok()).filter(|port| *port != 0)
+}
+
 fn ports(incoming: &Map<String, Value>) -> Result<Option<Vec<PortMap>>, FileError> {
     let at = |key: &str| format!("feature.network.incoming.{key}");
-    let port = |value: &Value| value.as_u64().and_then(|port| u16::try_from(port).ok()).filter(|port| *port != 0);
     let Some(ports) = present(incoming, "ports") else {
         return match present(incoming, "port_mapping") {
             None => Ok(None),
@@ -279,23 +293,27 @@ fn ports(incoming: &Map<String, Value>) -> Result<Option<Vec<PortMap>>, FileErro
     Ok(Some(maps))
 }
 
-fn http_filter(value: &Value) -> Result<Option<Filter>, FileError> {
+/// The condition, and the ports on which it holds.
+fn http_filter(value: &Value) -> Result<(Option<Filter>, Option<Vec<u16>>), FileError> {
     const AT: &str = "feature.network.incoming.http_filter";
     let members = match value {
-        Value::Bool(false) => return Ok(None),
+        Value::Bool(_) => return Ok((None, None)),
         Value::Object(members) => members,
         _ => return Err(error(AT, "it is no object", r#"it looks like {"header_filter": "^x-user: me$"}"#)),
     };
     let mut members: Map<String, Value> =
         members.iter().filter(|(_, value)| !value.is_null()).map(|(key, value)| (key.clone(), value.clone())).collect();
-    if members.remove("ports").is_some() {
-        let help = "use one session with the filter for these ports (-p), and another without it for the rest";
-        return Err(error(format!("{AT}.ports"), "a filter for some of the ports is not supported yet", help));
-    }
-    if members.is_empty() {
-        return Ok(None);
-    }
-    Ok(Some(Filter::condition(FilterConfig::Inline(Value::Object(members).to_string()))))
+    let ports = members.remove("ports").map(|value| {
+        let list = match value {
+            Value::Array(list) => list,
+            one => vec![one],
+        };
+        let ports: Option<Vec<_>> = list.iter().map(port).collect();
+        let help = "write the target's ports on which the filter holds: 80, or [80, 8080]; without it, it holds on all";
+        ports.filter(|ports| !ports.is_empty()).ok_or_else(|| error(format!("{AT}.ports"), "these are no ports", help))
+    });
+    let condition = (!members.is_empty()).then(|| Filter::condition(FilterConfig::Inline(Value::Object(members).to_string())));
+    Ok((condition, ports.transpose()?))
 }
 
 fn filter(at: &str, value: &Value) -> Result<Filter, FileError> {
@@ -410,6 +428,12 @@ mod tests {
                 "limits": {"call": "20ms", "faults": 5}}], "ports": [80, 81], "port_mapping": [[8080, 80]], "http_filter": null}"#,
         );
         let file = file.unwrap();
+        assert_eq!(file.filter_ports, None);
+        for (text, ports) in [("80", vec![80]), ("[80, 8080]", vec![80, 8080])] {
+            let file = incoming(&format!(r#"{{"http_filter": {{"path_filter": "a", "ports": {text}}}}}"#)).unwrap();
+            let condition = Filter::condition(FilterConfig::Inline(r#"{"path_filter":"a"}"#.into()));
+            assert_eq!((file.http_filter, file.filter_ports), (Some(condition), Some(ports)));
+        }
         assert_eq!(file.filters[0], Filter::module("a.wasm".into()));
         let second = &file.filters[1];
         assert_eq!((second.on_failure, second.isolation, second.limits.faults_in_a_row), (OnFailure::Deny, Isolation::Fresh, Some(5)));
@@ -433,13 +457,13 @@ mod tests {
             (json(r#"{"targt": "netns/a"}"#), "targt", "did you mean `target`?"),
             (json(r#"{"feature": {"network": {"incomming": 1}}}"#), "feature.network.incomming", "did you mean `incoming`?"),
             (json(r#"{"feature": {"network": false}}"#), "feature.network", "steal"),
-            (json(r#"{"key": "{{ git_branch }}"}"#), "", "write the values themselves"),
+            (json(r#"{"key": 1}"#), "key", "quotes"),
             (json("{"), "", "at that place"),
             (incoming("\"Steal\""), "feature.network.incoming", "steal"),
             (
-                incoming(r#"{"http_filter": {"header_filter": "a", "ports": [80]}}"#),
+                incoming(r#"{"http_filter": {"header_filter": "a", "ports": []}}"#),
                 "feature.network.incoming.http_filter.ports",
-                "another",
+                "holds on all",
             ),
             (incoming(r#"{"ports": [0]}"#), "feature.network.incoming.ports", "from 1"),
             (incoming(r#"{"filters": [{"pth": "a"}]}"#), "feature.network.incoming.filters[0].pth", "did you mean `path`?"),

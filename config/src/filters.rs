@@ -6,7 +6,7 @@
 
 use std::path::PathBuf;
 
-use serde_json::json;
+use serde_json::{Value, json};
 
 use crate::resolve::ConfigError;
 
@@ -16,6 +16,9 @@ pub const CONDITION_VARIABLES: [(&str, &str); 3] = [
     ("MIRRORD_HTTP_PATH_FILTER", "path_filter"),
     ("MIRRORD_HTTP_METHOD_FILTER", "method_filter"),
 ];
+
+/// A jq program as a condition, which there is not.
+pub const JQ_VARIABLE: &str = "MIRRORD_HTTP_HEADER_FILTER_JQ";
 
 /// One of the flags whose order among each other matters.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -153,14 +156,29 @@ pub(crate) fn condition(kind: &str, text: &str) -> Filter {
     Filter::condition(FilterConfig::Inline(json!({ kind: text }).to_string()))
 }
 
-/// The condition that variables say, if they say one.
-pub(crate) fn from_variables(variable: impl Fn(&str) -> Option<String>) -> Result<Option<Filter>, ConfigError> {
-    let mut found = CONDITION_VARIABLES.iter().filter_map(|(name, kind)| variable(name).map(|value| (*name, *kind, value)));
-    match (found.next(), found.next()) {
-        (None, _) => Ok(None),
-        (Some((_, kind, value)), None) => Ok(Some(condition(kind, &value))),
-        (Some((first, ..)), Some((second, ..))) => Err(ConfigError::TwoConditions(first.into(), second.into())),
+/// The condition that variables say, else the file. A variable counts before the file's condition of the same kind; beside one of
+/// another kind it is one too many.
+pub(crate) fn from_variables(variable: impl Fn(&str) -> Option<String>, file: Option<Filter>) -> Result<Option<Filter>, ConfigError> {
+    if variable(JQ_VARIABLE).is_some() {
+        return Err(ConfigError::Jq);
     }
+    let mut found = CONDITION_VARIABLES.iter().filter_map(|(name, kind)| variable(name).map(|value| (*name, *kind, value)));
+    let (name, kind, value) = match (found.next(), found.next()) {
+        (None, _) => return Ok(file),
+        (Some(first), None) => first,
+        (Some((first, ..)), Some((second, ..))) => return Err(ConfigError::TwoConditions(first.into(), second.into())),
+    };
+    match file.and_then(|filter| other_kind(&filter, kind)) {
+        Some(other) => Err(ConfigError::TwoConditions(name.into(), format!("{other} in the config file"))),
+        None => Ok(Some(condition(kind, &value))),
+    }
+}
+
+/// The kind of a condition, if it is not this one.
+fn other_kind(filter: &Filter, kind: &str) -> Option<String> {
+    let FilterConfig::Inline(text) = &filter.config else { return None };
+    let Ok(Value::Object(members)) = serde_json::from_str(text) else { return None };
+    members.keys().find(|key| *key != kind).cloned()
 }
 
 /// Gives each module what stands behind it.

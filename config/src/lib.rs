@@ -1,7 +1,7 @@
 //! From what the user wrote (flags, variables) to one checked [`Config`]. Pure: no file, process or environment is read here;
 //! the command line hands in [`Flags`] and a look-up for variables, and acts on the result.
 //!
-//! * [`file`]: the config file's formats and keys.
+//! * [`file`]: the config file's formats and keys; [`template`]: what stands in it to be rendered first.
 //! * [`filters`]: the filter chain.
 //! * [`target`]: the grammar of targets.
 //! * [`ports`]: the grammar of `-p`.
@@ -15,12 +15,14 @@ pub mod filters;
 pub mod ports;
 pub mod resolve;
 pub mod target;
+pub mod template;
 
 pub use file::{File, FileError, Format};
 pub use filters::{Filter, FilterConfig, FilterFlag};
 pub use ports::PortMap;
 pub use resolve::{Config, ConfigError, Fault, Flags};
 pub use target::{ContainerId, Target, TargetError};
+pub use template::Scope;
 
 /// What becomes of the requests that the filters pick.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]

@@ -18,6 +18,9 @@ pub const TARGET_VARIABLE: &str = "MIRRORD_IMPERSONATED_TARGET";
 /// Variable for `--steal` and `--mirror`.
 pub const MODE_VARIABLE: &str = "MIRRORD_AGENT_TCP_STEAL_TRAFFIC";
 
+/// Variable for `http_filter.ports`.
+pub const FILTER_PORTS_VARIABLE: &str = "MIRRORD_HTTP_FILTER_PORTS";
+
 /// What stood on the command line.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Flags {
@@ -48,6 +51,8 @@ pub struct Config {
     pub mode: Mode,
     /// The filter chain, in order.
     pub filters: Vec<Filter>,
+    /// The target's ports on which the filters are asked, if not on all; on others everything is picked.
+    pub filter_ports: Option<Vec<u16>>,
     /// The only ports that may be subscribed, if any were named.
     pub ports: Option<Vec<PortMap>>,
     /// What becomes of bytes that no filter can judge.
@@ -106,6 +111,12 @@ pub enum ConfigError {
     /// Two of the variables of conditions.
     #[error("{0} and {1} are both set")]
     TwoConditions(String, String),
+    /// A jq program in a variable.
+    #[error("{} is set: conditions in jq are not supported", filters::JQ_VARIABLE)]
+    Jq,
+    /// The value of [`FILTER_PORTS_VARIABLE`].
+    #[error("{FILTER_PORTS_VARIABLE} is `{0}`, which is no list of ports")]
+    FilterPorts(String),
     /// The config file.
     #[error("config file: {0}")]
     File(#[from] FileError),
@@ -127,7 +138,7 @@ impl ConfigError {
     /// Who has to act.
     pub fn fault(&self) -> Fault {
         match self {
-            Self::Target(TargetError::Unsupported(_)) | Self::ModeOff(_) | Self::File(_) => Fault::Unsupported,
+            Self::Target(TargetError::Unsupported(_)) | Self::ModeOff(_) | Self::Jq | Self::File(_) => Fault::Unsupported,
             _ => Fault::Usage,
         }
     }
@@ -140,12 +151,14 @@ impl ConfigError {
             Self::Target(error) => error.help(),
             Self::BothModes => "give --steal to answer the requests, or --mirror (the default) to get a copy of them".into(),
             Self::BadMode(_) => "set it to steal or mirror, or unset it and give --steal or --mirror".into(),
+            Self::Jq => "unset it and use MIRRORD_HTTP_HEADER_FILTER, with a regular expression".into(),
             Self::ModeOff(_) => "set it to steal or mirror, or run the program without mirrord".into(),
             Self::Port(error) => error.help().into(),
             Self::NoModule(flag) => format!("put it behind the --filter that it is for: --filter header.wasm {flag} …"),
             Self::Upstream(_) => "name it as the filter does, then where it is, for instance: --filter-upstream auth=10.0.0.7:8080".into(),
             Self::BadLimit(_) => "write call=20ms, configure=200ms, memory=32MiB or faults=5".into(),
             Self::TwoConditions(..) => "set one of them; --http-filter '{\"all_of\": […]}' combines several".into(),
+            Self::FilterPorts(_) => "write the target's ports with ; between them: 80;8080".into(),
             Self::File(error) => error.help.clone(),
             Self::TwoConfigs(_) => "leave out one of them; each --filter takes the one --filter-config behind it".into(),
             Self::NoFilterFile => "name a Wasm file, for instance: --filter header.wasm".into(),
@@ -160,6 +173,10 @@ impl Config {
     pub fn resolve(flags: Flags, variable: impl Fn(&str) -> Option<String>, file: File) -> Result<Self, ConfigError> {
         let mode = mode(&flags.modes, &variable, file.mode)?;
         let filters = chain(flags.filters, &variable, file.http_filter, file.filters)?;
+        let filter_ports = match variable(FILTER_PORTS_VARIABLE) {
+            Some(list) => Some(filter_ports(&list)?),
+            None => file.filter_ports,
+        };
         let ports = if flags.ports.is_empty() { file.ports } else { Some(ports::parse_all(&flags.ports)?) };
         let mut command = flags.command.into_iter();
         let program = command.next().filter(|program| !program.is_empty()).ok_or(ConfigError::NoCommand)?;
@@ -167,6 +184,7 @@ impl Config {
         Ok(Self {
             target,
             mode,
+            filter_ports: filter_ports.filter(|_| !filters.is_empty()),
             filters,
             ports,
             ambiguous: flags.ambiguous.unwrap_or_default(),
@@ -190,9 +208,15 @@ fn chain(
     let flags = filters::chain(flags)?;
     let has = |condition: bool| flags.iter().any(|filter| (filter.source == Source::Condition) == condition);
     let (has_conditions, has_modules) = (has(true), has(false));
-    let condition = if has_conditions { None } else { filters::from_variables(variable)?.or(http_filter) };
+    let condition = if has_conditions { None } else { filters::from_variables(variable, http_filter)? };
     let modules = if has_modules { Vec::new() } else { modules };
     Ok(condition.into_iter().chain(flags).chain(modules).collect())
+}
+
+/// Ports behind each other, with `;` between them.
+fn filter_ports(list: &str) -> Result<Vec<u16>, ConfigError> {
+    let port = |text: &str| text.trim().parse().ok().filter(|port| *port != 0);
+    list.split(';').map(port).collect::<Option<_>>().ok_or_else(|| ConfigError::FilterPorts(list.into()))
 }
 
 fn mode(flags: &[Mode], variable: impl Fn(&str) -> Option<String>, file: Option<Mode>) -> Result<Mode, ConfigError> {
@@ -282,13 +306,34 @@ mod tests {
         let module = |path: &str| Filter::module(path.into());
         let condition = filters::condition;
         assert_eq!(chain(vec![], &|_| None), [condition("path_filter", "file"), module("file.wasm")]);
-        assert_eq!(chain(vec![], &variable), [condition("header_filter", "variable"), module("file.wasm")]);
+        // Beside a condition of another kind in the file, a variable's is one too many; of the same kind, it counts first.
+        let two = Config::resolve(flags(), variable, file()).unwrap_err();
+        assert_eq!(two, ConfigError::TwoConditions("MIRRORD_HTTP_HEADER_FILTER".into(), "path_filter in the config file".into()));
+        let path = |name: &str| (name == "MIRRORD_HTTP_PATH_FILTER").then(|| "variable".to_string());
+        assert_eq!(chain(vec![], &path), [condition("path_filter", "variable"), module("file.wasm")]);
+        let jq = |name: &str| (name == filters::JQ_VARIABLE).then(|| "true".to_string());
+        assert_eq!(Config::resolve(flags(), jq, File::default()), Err(ConfigError::Jq));
         let flag = FilterFlag::Condition("method_filter", "GET".into());
         assert_eq!(chain(vec![flag], &variable), [condition("method_filter", "GET"), module("file.wasm")]);
         let flag = FilterFlag::Filter("flag.wasm".into());
-        assert_eq!(chain(vec![flag], &variable), [condition("header_filter", "variable"), module("flag.wasm")]);
+        assert_eq!(chain(vec![flag], &path), [condition("path_filter", "variable"), module("flag.wasm")]);
         let both = |name: &str| filters::CONDITION_VARIABLES.iter().any(|(known, _)| *known == name).then(|| "x".to_string());
         assert!(matches!(Config::resolve(flags(), both, file()), Err(ConfigError::TwoConditions(..))));
+    }
+
+    #[test]
+    fn filters_hold_on_the_ports_that_the_variable_or_the_file_names() {
+        let file = || File { http_filter: Some(filters::condition("path_filter", "a")), filter_ports: Some(vec![80]), ..File::default() };
+        let ports = |file: File, value: Option<&'static str>| {
+            let variable = move |name: &str| value.filter(|_| name == FILTER_PORTS_VARIABLE).map(str::to_owned);
+            Config::resolve(flags(), variable, file).map(|config| config.filter_ports)
+        };
+        assert_eq!(ports(file(), None), Ok(Some(vec![80])));
+        assert_eq!(ports(file(), Some("81; 82")), Ok(Some(vec![81, 82])));
+        assert_eq!(ports(File { http_filter: None, ..file() }, None), Ok(None));
+        for bad in ["", "0", "80,81", "80;", "x"] {
+            assert_eq!(ports(file(), Some(bad)), Err(ConfigError::FilterPorts(bad.into())));
+        }
     }
 
     #[test]

@@ -67,6 +67,7 @@ impl Session {
             ambiguous: settings.ambiguous,
             show_decision: settings.show_decision,
             priority: settings.priority,
+            filter_ports: settings.filter_ports.clone(),
         };
         let mut events = agent.open(&request).await?;
         let (token, workers, passes_sockets) = match events.next().await {

@@ -26,6 +26,9 @@ pub struct Settings {
     pub priority: i32,
     /// The ports that may be subscribed; `None`: each port that the program listens on, under its own number.
     pub ports: Option<Vec<PortMap>>,
+    /// The target's ports on which the filters are asked; `None`: on all.
+    #[serde(default)]
+    pub filter_ports: Option<Vec<u16>>,
 }
 
 /// A filter of the chain.

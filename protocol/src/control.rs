@@ -188,6 +188,9 @@ pub struct SessionRequest {
     /// Order among sessions on one port: higher first, then the older.
     #[serde(default)]
     pub priority: i32,
+    /// The target's ports on which the filters are asked; on all others every connection is picked, as without filters. Absent: on all.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub filter_ports: Option<Vec<u16>>,
 }
 
 /// Reply to an upload.
@@ -350,10 +353,13 @@ mod tests {
             ambiguous: Ambiguous::Pass,
             show_decision: false,
             priority: 0,
+            filter_ports: None,
         };
         let json = r#"{"owner":{"user":"ann","host":"laptop","pid":7,"command":"python3"},"mode":"steal","chain":[{"sha256":"ab","config":"{}"}],"ambiguous":"pass","show_decision":false,"priority":0}"#;
         assert_eq!(serde_json::to_string(&request).unwrap(), json);
         assert_eq!(serde_json::from_str::<SessionRequest>(json).unwrap(), request);
+        let ports = SessionRequest { filter_ports: Some(vec![80]), ..request };
+        assert!(serde_json::to_string(&ports).unwrap().ends_with(r#","priority":0,"filter_ports":[80]}"#));
     }
 
     #[test]

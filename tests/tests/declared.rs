@@ -5,7 +5,11 @@
 
 use std::fs;
 
-use mirrord_tests::{Exec, Pod, Program, pod::WEB};
+use mirrord_tests::{
+    Exec, Pod, Program,
+    pod::{WEB, WEB_TOO},
+    wait::PATIENCE,
+};
 
 /// Who answers: the pod, or a program by its name.
 fn who(pod: &Pod, method: &str, path: &str, headers: &[&str], body: &str) -> String {
@@ -57,6 +61,40 @@ fn the_config_file_combines_conditions_with_a_wasm_filter() {
         assert_eq!(who(&pod, method, path, headers, ""), expected, "{method} {path} {headers:?}");
     }
     drop(session);
+    pod.assert_pristine();
+}
+
+#[test]
+fn a_condition_for_some_ports_leaves_the_others_whole_to_the_session() {
+    let pod = Pod::new();
+    let file = pod.folder.path().join("mirrord.toml");
+    let text = "[feature.network.incoming]\nmode = \"steal\"\nhttp_filter = { header_filter = \"^x-team: {{ key }}$\", ports = [80] }\n";
+    fs::write(&file, text).unwrap();
+    let exec = Exec::plain(&pod).option(&format!("-f {} --key blue", file.display()));
+    let session = exec.run(&Program::c("mine", &[WEB, WEB_TOO]));
+    let ask = |port: u16, header: &str| {
+        let request = pod.request(pod.address(port), "GET", "/").with(header);
+        request.send().who().trim_start_matches("program ").to_owned()
+    };
+    assert_eq!((ask(WEB, "X-Team: BLUE"), ask(WEB, "x-team: red")), ("mine".into(), "pod".into()));
+    assert_eq!((ask(WEB_TOO, "x-team: red"), ask(WEB_TOO, "x-team: blue")), ("mine".into(), "mine".into()));
+    session.end();
+    // Whole means whatever it is: what is no HTTP reaches the program there, and the pod on the port that is filtered.
+    let session = Exec::plain(&pod).option(&format!("-f {}", file.display())).run(&Program::raw("raw", &[WEB, WEB_TOO]));
+    let answer = |port: u16| {
+        let mut client = pod.connect(port);
+        client.send(b"\x00 no http\r\n\r\n");
+        client.finish();
+        String::from_utf8_lossy(&client.ending(PATIENCE).0).into_owned()
+    };
+    assert!(answer(WEB_TOO).contains("raw") && answer(WEB_TOO).contains("no http"), "{}", answer(WEB_TOO));
+    assert!(answer(WEB).starts_with("HTTP/1.1 400") && answer(WEB).contains("nginx"), "{}", answer(WEB));
+    session.end();
+    // The variable counts before the file, and names both.
+    let both = Exec::plain(&pod).option(&format!("-f {}", file.display())).variable("MIRRORD_HTTP_FILTER_PORTS", "80;8080");
+    let session = both.variable("MIRRORD_KEY", "red").run(&Program::c("mine", &[WEB, WEB_TOO]));
+    assert_eq!((ask(WEB_TOO, "x-team: red"), ask(WEB_TOO, "x-team: blue")), ("mine".into(), "pod".into()));
+    session.end();
     pod.assert_pristine();
 }
 

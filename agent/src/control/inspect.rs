@@ -12,7 +12,7 @@ use std::{
 use bytes::Bytes;
 use hyper::{Request, StatusCode, body::Incoming};
 use mirrord_protocol::{
-    control::{Ambiguous, Event, Mode},
+    control::{Event, Mode},
     limits::MAX_PORTS,
     records::{InspectLine, InspectRequest, MAX_INSPECT_BODY},
 };
@@ -20,7 +20,7 @@ use tokio::sync::mpsc;
 
 use super::{
     events::{EndSession, Reply, line},
-    service::{Connection, Failure, read, refused},
+    service::{Connection, Failure, Manner, read, refused},
 };
 use crate::records::exchanges::{Batch, Lines, Wanted};
 
@@ -42,8 +42,7 @@ impl Connection {
         let ports = self.ports(&request.ports).await?;
         let wanted = Wanted { headers: request.headers, body: request.body.min(MAX_INSPECT_BODY), credentials: request.show_credentials };
         let (lines, batches) = Lines::new();
-        let session =
-            self.new_session(request.owner, Mode::Inspect, (Ambiguous::Pass, false), 0, &request.chain, Some((wanted, lines))).await?;
+        let session = self.new_session(request.owner, Mode::Inspect, Manner::default(), 0, &request.chain, Some((wanted, lines))).await?;
         let (id, notices) = session;
         let ends = EndSession { app: self.app.clone(), id };
         for &port in &ports {

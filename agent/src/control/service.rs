@@ -15,7 +15,7 @@ use mirrord_filters::{Filter, LogLevel, LogSink, Module};
 use mirrord_protocol::{
     control::{self, Ambiguous, ErrorReply, Event, FilterKind, FilterLink, FilterReply, Level, Mode, Owner, SessionRequest, SwapRequest},
     deliver::token_to_hex,
-    limits::{MAX_CHAIN, MAX_CONTROL_BODY, MAX_FILTER_CONFIG, MAX_FILTER_MODULE},
+    limits::{MAX_CHAIN, MAX_CONTROL_BODY, MAX_FILTER_CONFIG, MAX_FILTER_MODULE, MAX_PORTS},
     records::{EXPLAIN, INSPECT},
 };
 use tokio::sync::{mpsc, watch};
@@ -49,6 +49,14 @@ pub struct Connection {
     answers: Cell<bool>,
     /// Keeps the agent alive. An operator's connection does not: one that asks every minute would keep it for ever.
     caller: Cell<Option<Caller>>,
+}
+
+/// What a session asks for beside mode and filters.
+#[derive(Default)]
+pub(super) struct Manner {
+    ambiguous: Ambiguous,
+    show_decision: bool,
+    filter_ports: Option<Vec<u16>>,
 }
 
 /// A reply with a status ≥ 400.
@@ -144,8 +152,13 @@ impl Connection {
             return Err(refused(StatusCode::BAD_REQUEST, "a session that only looks is opened elsewhere", "ask POST /v1/inspect"));
         }
         self.may_open().await?;
-        let SessionRequest { owner, mode, chain, ambiguous, show_decision, priority } = request;
-        let (id, lines) = self.new_session(owner, mode, (ambiguous, show_decision), priority, &chain, None).await?;
+        let SessionRequest { owner, mode, chain, ambiguous, show_decision, priority, filter_ports } = request;
+        if filter_ports.as_ref().is_some_and(|ports| ports.len() > MAX_PORTS) {
+            let error = format!("more than {MAX_PORTS} ports for filters");
+            return Err(refused(StatusCode::BAD_REQUEST, error, "name those that the session subscribes"));
+        }
+        let manner = Manner { ambiguous, show_decision, filter_ports };
+        let (id, lines) = self.new_session(owner, mode, manner, priority, &chain, None).await?;
         let token = self.app.sessions.borrow().get(id).map(|session| token_to_hex(&session.token)).unwrap_or_default();
         let opened = Event::Opened { id, token, workers: self.app.worker_count(), passes_sockets: true };
         Ok(Reply::Events(Events { opened: Some(opened), lines, ends: EndSession { app: self.app.clone(), id } }))
@@ -168,7 +181,7 @@ impl Connection {
         &self,
         owner: Owner,
         mode: Mode,
-        (ambiguous, show_decision): (Ambiguous, bool),
+        Manner { ambiguous, show_decision, filter_ports }: Manner,
         priority: i32,
         chain: &[FilterLink],
         inspects: Option<(Wanted, Lines)>,
@@ -179,7 +192,7 @@ impl Connection {
             self.app.sessions.borrow_mut().new_id().map_err(|error| refused(StatusCode::TOO_MANY_REQUESTS, error, "end one of them"))?;
         let token = random_token().map_err(|error| refused(StatusCode::INTERNAL_SERVER_ERROR, error, ""))?;
         self.app.names.borrow_mut().remember(id, &owner, mode, &filters);
-        let spec = SessionSpec { id, mode, ambiguous, show_decision, filters, notices, inspects };
+        let spec = SessionSpec { id, mode, ambiguous, show_decision, filters, filter_ports, notices, inspects };
         self.app.open_session(Session {
             spec,
             owner,

@@ -28,6 +28,9 @@ use crate::{
 /// A filter that faults all the time is reported once in this time.
 const FAULT_NOTICE_EVERY: Duration = Duration::from_secs(1);
 
+/// The version of no chain: what a port has on which its session asks no filter.
+const UNFILTERED: u16 = u16::MAX;
+
 /// A session's delivery connection.
 #[derive(Clone)]
 pub enum Delivery {
@@ -233,7 +236,10 @@ impl Links {
 
 impl Subscription {
     fn new(subscriber: &Rc<Subscriber>, port: u16, counters: &Counters) -> Self {
-        let links = subscriber.links();
+        let links = match subscriber.spec.filters_on(port) {
+            true => subscriber.links(),
+            false => Rc::new(Links::new(UNFILTERED, Vec::new())),
+        };
         let tallies = match links.names.as_slice() {
             [] => vec![counters.tally(port, "")],
             names => names.iter().map(|name| counters.tally(port, name)).collect(),
