@@ -267,6 +267,10 @@ pub struct Exchange {
     /// Its words.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub reason: Option<String>,
+    /// What that session's chain said, where something else became of it: a session in mirror mode only gets a copy, and a request that
+    /// a program could not take went to the pod.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub said: Option<Verdict>,
     /// What the inspecting session's own chain says.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub would: Option<Would>,

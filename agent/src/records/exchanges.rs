@@ -86,6 +86,8 @@ pub struct Decided {
     pub session: Option<SessionId>,
     pub filter: Option<String>,
     pub reason: Option<String>,
+    /// The chain's own verdict, where it is another.
+    pub said: Option<Verdict>,
 }
 
 /// Is told what the gateway moves for one request; its clones are the same.
@@ -299,7 +301,8 @@ impl Observer {
     /// The session could not take it: the pod gets it.
     pub fn fell_back(&self) {
         let mut watched = self.0.borrow_mut();
-        watched.decided = Decided { reason: Some("the session could not take it".to_owned()), ..Decided::default() };
+        let said = watched.decided.said.or(Some(watched.decided.verdict)).filter(|said| *said != Verdict::Pass);
+        watched.decided = Decided { reason: Some("the session could not take it".to_owned()), said, ..Decided::default() };
     }
 
     /// It is over. Without this word it was cut off.
@@ -343,6 +346,7 @@ impl Watched {
         for (name, words) in [("filter", &self.decided.filter), ("reason", &self.decided.reason)] {
             words.as_ref().inspect(|words| line.text(name, words.as_bytes()));
         }
+        self.decided.said.inspect(|said| line.word("said", said.as_str()));
         would.inspect(|would| line.value("would", would));
         line.word(
             "end",
@@ -446,7 +450,7 @@ mod tests {
                 version: Version::Http11,
                 end: false,
             };
-            let decided = Decided { verdict: Verdict::Steal, session: Some(2), filter: Some("f.wasm".into()), reason: None };
+            let decided = Decided { verdict: Verdict::Steal, session: Some(2), filter: Some("f.wasm".into()), ..Decided::default() };
             let would = Would { verdict: Verdict::Steal, ..Would::default() };
             let observer = Observer::new(vec![(inspector.clone(), Some(would))], &request, decided, &Room::default());
             look(&observer);

@@ -23,7 +23,8 @@ impl Worker {
         let decider = trail.sessions().iter().rev().find(|asked| asked.verdict != records::Verdict::Pass);
         let filter = decider.and_then(|asked| self.filter_name(asked));
         let session = session.or_else(|| decider.filter(|_| verdict != records::Verdict::Pass).map(|asked| asked.session));
-        let decided = Decided { verdict, session, filter, reason: trail.reason().map(str::to_owned) };
+        let said = decider.map(|asked| asked.verdict).filter(|said| *said != verdict);
+        let decided = Decided { verdict, session, filter, reason: trail.reason().map(str::to_owned), said };
         let ask = |subscriber: &Rc<Subscriber>| {
             let inspector = subscriber.inspector.clone()?;
             let would = (!subscriber.links().names.is_empty()).then(|| self.would(subscriber, request));

@@ -177,6 +177,9 @@ fn differences(recorded: &Recorded, replayed: &Replayed) -> Vec<String> {
     };
     headers("request", request_headers, &request, &mut all);
     headers("response", response_headers, &response, &mut all);
+    if !all.is_empty() {
+        all.extend(recorded.lacks.map(str::to_owned));
+    }
     all
 }
 

@@ -2,7 +2,9 @@
 //! the end is written with the first entry and moved by each, so that a file that was never finished is one too.
 //!
 //! What HAR has no place for is in `_mirrord`: verdict, filter and reason (the inspecting session's own filters', if there are any,
-//! else those of whoever took the request), session, client, destination, and how the exchange ended.
+//! else those of whoever took the request), what the filters `said` where something else became of it, session, client, destination,
+//! the path where a URL cannot hold it, how the exchange ended, and `partial` where the request's body is not all there. So
+//! `mirrord filter test` can ask a filter the same again, and expect the same.
 
 use std::{
     fs::{File, OpenOptions},
@@ -100,6 +102,15 @@ fn ours(exchange: &Exchange) -> Value {
     let mut ours = json!({ "client": exchange.client, "destination": exchange.destination, "end": end });
     let words = [("filter", filter.clone()), ("reason", reason.clone()), ("verdict", verdict.map(Verdict::as_str).map(str::to_owned))];
     words.into_iter().filter_map(|(name, word)| Some((name, word?))).for_each(|(name, word)| ours[name] = word.into());
+    if let (Some(said), None) = (exchange.said, &exchange.would) {
+        ours["said"] = said.as_str().into();
+    }
+    if !url(exchange).ends_with(&exchange.path) || !exchange.path.starts_with('/') {
+        ours["path"] = exchange.path.as_str().into();
+    }
+    if exchange.request_bytes > 0 && exchange.request_body.as_ref().is_none_or(|body| body.cut) {
+        ours["partial"] = true.into();
+    }
     if let Some(session) = exchange.session {
         ours["session"] = session.into();
     }
@@ -278,6 +289,7 @@ mod tests {
         assert_eq!((&entry["response"]["redirectURL"], &entry["serverIPAddress"]), (&json!("/b"), &json!("fd00::1")));
         assert_eq!((&entry["time"], &entry["timings"]["receive"]), (&json!(1.5), &json!(0.5)));
         assert_eq!(entry["_mirrord"]["verdict"], "pass");
+        assert_eq!((&entry["_mirrord"]["path"], &entry["_mirrord"]["partial"]), (&json!("/a b?x=1%20&y"), &json!(true)));
     }
 
     #[test]

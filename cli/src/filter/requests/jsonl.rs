@@ -127,5 +127,6 @@ fn one(place: String, line: &str) -> Result<Recorded, Wrong> {
         destination: line.destination.unwrap_or(new.destination),
         response: line.response.map(|answer| Response { status: answer.status, headers: answer.headers.list(), body: answer.body.into() }),
         expected,
+        lacks: None,
     })
 }

@@ -41,6 +41,8 @@ pub struct Recorded {
     /// What the pod answered, for filters that look at responses.
     pub response: Option<Response>,
     pub expected: Expected,
+    /// Why it may not be what the filter once saw, and what to do.
+    pub lacks: Option<&'static str>,
 }
 
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -90,6 +92,7 @@ impl Recorded {
             destination: address(1, 80),
             response: None,
             expected: Expected::default(),
+            lacks: None,
         }
     }
 }

@@ -42,6 +42,26 @@ fn recordings() {
 }
 
 #[test]
+fn our_own_recordings_are_asked_as_they_were_live_and_in_that_order() {
+    let text = r#"{"log": {"entries": [
+        {"startedDateTime": "2026-11-24T18:55:02.5Z", "request": {"method": "OPTIONS", "url": "http://shop/*", "headers": [{"name": "authorization", "value": "…"}]},
+         "_mirrord": {"verdict": "mirror", "said": "steal", "path": "*", "client": "[fd00::1]:5", "destination": "10.0.0.2:80"}},
+        {"startedDateTime": "2026-11-24T18:55:01.25Z", "request": {"method": "POST", "url": "http://shop/", "httpVersion": "HTTP/2",
+         "headers": [{"name": ":authority", "value": "shop"}], "postData": {"mimeType": "", "text": "/wD+", "_encoding": "base64"}},
+         "response": {"status": 200, "content": {"text": "TQ==", "encoding": "base64"}}, "_mirrord": {"partial": true}}]}}"#;
+    let requests = har::parse(text).unwrap();
+    let [post, options] = requests.as_slice() else { panic!("{requests:?}") };
+    assert_eq!(
+        (post.place.as_str(), post.body.as_slice(), post.headers[0].0.as_str()),
+        ("log.entries[1]", b"\xff\x00\xfe".as_slice(), ":authority")
+    );
+    assert_eq!(post.response.as_ref().unwrap().body, b"M");
+    assert!(post.lacks.unwrap().contains("--body") && options.lacks.unwrap().contains("--show-credentials"));
+    assert_eq!((options.path.as_str(), options.expected.verdict.as_deref()), ("*", Some("steal")));
+    assert_eq!((options.client.to_string(), options.destination.to_string()), ("[fd00::1]:5".into(), "10.0.0.2:80".into()));
+}
+
+#[test]
 fn what_is_wrong_says_in_which_line() {
     let http: [(&str, &str, &str); 7] = [
         ("GET", "line 1", "no beginning"),
