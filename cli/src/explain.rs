@@ -20,7 +20,7 @@ use crate::{
     error::Error,
     namespace,
     paint::{Colour, Paint, plain},
-    when,
+    sys, when,
 };
 
 /// The command line.
@@ -71,6 +71,9 @@ pub struct Explain {
     pub json: bool,
 }
 
+/// How often it is looked whether anybody still reads, while nothing comes.
+const TICK: Duration = Duration::from_millis(250);
+
 /// Prints decisions until there are no more, or for ever.
 pub fn explain(explain: &Explain) -> Result<(), Error> {
     let socket = agent_of(&explain.target)?;
@@ -78,13 +81,14 @@ pub fn explain(explain: &Explain) -> Result<(), Error> {
     let mut out = io::stdout().lock();
     let mut printer = Printer { paint: Paint::for_stdout(), count: 0, explain };
     loop {
-        match feed.next(Duration::from_secs(3600)) {
+        match feed.next(TICK) {
             Next::Lines(lines) => {
                 // Nobody reads on: that is how `| head` ends.
                 if printer.print(&mut out, &lines).and_then(|()| out.flush()).is_err() {
                     return Ok(());
                 }
             }
+            Next::NotYet if sys::nobody_reads() => return Ok(()),
             Next::NotYet => {}
             Next::End(Some(error)) => return Err(Error::Asked(error)),
             Next::End(None) if explain.follow => {

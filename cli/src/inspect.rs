@@ -30,6 +30,7 @@ use crate::{
     error::Error,
     exec, namespace,
     paint::{Paint, plain},
+    sys,
 };
 use har::Har;
 use line::{Lines, Pace};
@@ -206,7 +207,7 @@ impl<W: Write> View<W> {
             }
             if tick.elapsed() >= TICK {
                 tick = Instant::now();
-                if self.tell_hidden().is_err() {
+                if self.tell_hidden().is_err() || sys::nobody_reads() {
                     return Ended::Unread;
                 }
             }

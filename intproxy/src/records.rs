@@ -22,6 +22,8 @@ use crate::{
 const ROOM: usize = 64;
 /// How often it is tried again to hand over a piece.
 const AGAIN: Duration = Duration::from_millis(5);
+/// How a process ends that was told to for the second time, as shells write it.
+const INTERRUPTED: i32 = 128 + 2;
 /// What was seen is told so long after the end was asked for.
 const LAST_WORDS: Duration = Duration::from_secs(3);
 
@@ -57,39 +59,44 @@ pub fn explain(agent: PathBuf, query: String) -> Result<Feed, ErrorReply> {
         let agent = Agent::connect(&agent).await?;
         let mut lines = agent.decisions(&query).await?;
         while let Some(piece) = lines.piece().await {
-            hand(&out, piece).await;
+            hand(&out, &mut Some(piece)).await;
         }
-        Ok(())
+        Ok(None)
     })
 }
 
-/// Opens an inspecting session; SIGINT, SIGTERM or SIGHUP ends it in order, a second one at once.
+/// Opens an inspecting session; SIGINT, SIGTERM or SIGHUP ends it in order, a second one at once, also where a reader who stands
+/// still keeps the command line from writing its last words.
 pub fn inspect(agent: PathBuf, filters: Vec<FilterFile>, mut request: InspectRequest) -> Result<Feed, ErrorReply> {
     start(async move |out| {
         let mut signals = Signals::watch()?;
         let agent = Agent::connect(&agent).await?;
         request.chain = upload(&agent, &filters).await?.into_iter().map(|link| link.link).collect();
         let mut lines = agent.inspect(&request).await?;
+        // What is on its way to the command line when a signal comes is not lost.
+        let mut held = None;
         loop {
             tokio::select! {
-                piece = lines.piece() => match piece {
-                    Some(piece) => hand(&out, piece).await,
-                    None => return Ok(()),
+                piece = lines.piece(), if held.is_none() => match piece {
+                    Some(piece) => held = Some(piece),
+                    None => return Ok(None),
                 },
+                () = hand(&out, &mut held), if held.is_some() => {}
                 () = signals.next() => break,
             }
         }
         let deadline = Instant::now() + LAST_WORDS;
         let rest = async {
             agent.end_inspection().await?;
+            hand(&out, &mut held).await;
             while let Some(piece) = lines.piece().await {
-                hand(&out, piece).await;
+                hand(&out, &mut Some(piece)).await;
             }
             Ok(())
         };
         tokio::select! {
-            rest = tokio::time::timeout_at(deadline.into(), rest) => rest.unwrap_or(Ok(())),
-            () = signals.next() => Ok(()),
+            rest = tokio::time::timeout_at(deadline.into(), rest) => rest.unwrap_or(Ok(())).map(|()| Some(signals)),
+            () = signals.next() => std::process::exit(INTERRUPTED),
         }
     })
 }
@@ -111,16 +118,28 @@ impl Signals {
 
 type Out = SyncSender<Result<Vec<u8>, ErrorReply>>;
 
-fn start(work: impl AsyncFnOnce(Out) -> Result<(), ErrorReply> + Send + 'static) -> Result<Feed, ErrorReply> {
+/// Does the work on a thread of its own. It gives back the signals that it has taken from their usual effect: the next one ends the
+/// process if that has not come to its end meanwhile.
+fn start(work: impl AsyncFnOnce(Out) -> Result<Option<Signals>, ErrorReply> + Send + 'static) -> Result<Feed, ErrorReply> {
     let (out, feed) = sync_channel(ROOM);
     let run = move || {
         let failed = out.clone();
-        let ended = match tokio::runtime::Builder::new_current_thread().enable_all().build() {
-            Ok(runtime) => tokio::task::LocalSet::new().block_on(&runtime, work(out)),
-            Err(error) => Err(failure(error, "")),
-        };
-        if let Err(error) = ended {
-            let _ = failed.send(Err(error));
+        let ended =
+            tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(|error| failure(error, "")).and_then(|runtime| {
+                let signals = tokio::task::LocalSet::new().block_on(&runtime, work(out))?;
+                Ok(signals.map(|signals| (runtime, signals)))
+            });
+        match ended {
+            Ok(None) => {}
+            Ok(Some((runtime, mut signals))) => {
+                // Only then the feed ends.
+                drop(failed);
+                runtime.block_on(signals.next());
+                std::process::exit(INTERRUPTED);
+            }
+            Err(error) => {
+                let _ = failed.send(Err(error));
+            }
         }
     };
     std::thread::Builder::new()
@@ -130,11 +149,13 @@ fn start(work: impl AsyncFnOnce(Out) -> Result<(), ErrorReply> + Send + 'static)
     Ok(Feed(feed))
 }
 
-/// Waits for room without holding up the connection's own work.
-async fn hand(out: &Out, piece: Vec<u8>) {
-    let mut piece = Ok(piece);
-    while let Err(TrySendError::Full(again)) = out.try_send(piece) {
-        piece = again;
+/// Waits for room without holding up the connection's own work; the piece stays with the caller until it is taken.
+async fn hand(out: &Out, held: &mut Option<Vec<u8>>) {
+    while let Some(piece) = held.take() {
+        match out.try_send(Ok(piece)) {
+            Err(TrySendError::Full(Ok(again))) => *held = Some(again),
+            _ => return,
+        }
         tokio::time::sleep(AGAIN).await;
     }
 }

@@ -2,9 +2,10 @@
 
 use std::{
     fs::{self, File},
+    io::Write,
     os::unix::process::CommandExt,
     path::PathBuf,
-    process::{Child, Command, ExitStatus, Output, Stdio},
+    process::{Child, ChildStdin, Command, ExitStatus, Output, Stdio},
 };
 
 use crate::{
@@ -19,6 +20,8 @@ pub struct Inspect {
     child: Child,
     out: PathBuf,
     err: PathBuf,
+    /// What is typed on its terminal.
+    keys: Option<ChildStdin>,
 }
 
 /// The command line for this pod.
@@ -54,6 +57,58 @@ impl Inspect {
         Self::run(mirrord(pod, &[&["explain", "--follow"], words].concat()), pod, "")
     }
 
+    /// Starts it on a terminal with so many columns, and these variables.
+    #[track_caller]
+    pub fn on_terminal(pod: &Pod, words: &[&str], columns: u16, variables: &[(&str, &str)]) -> Self {
+        let inner = mirrord(pod, &[&["inspect"], words].concat());
+        let words: Vec<_> = [inner.get_program()].into_iter().chain(inner.get_args()).map(|word| word.to_str().unwrap()).collect();
+        let mut command = Command::new("script");
+        command.args(["-qefc", &format!("stty cols {columns} rows 40; exec {}", words.join(" ")), "/dev/null"]);
+        let own = inner.get_envs().filter_map(|(name, value)| Some((name, value?)));
+        command.envs(own).env("TERM", "xterm").envs(variables.iter().copied()).stdin(Stdio::piped());
+        let mut terminal = Self::run(command, pod, "");
+        terminal.keys = terminal.child.stdin.take();
+        terminal.wait_for(&["inspecting "]);
+        terminal
+    }
+
+    /// Starts it with a shell that gives what it prints to another command; its exit status is that of `mirrord`.
+    #[track_caller]
+    pub fn piped(pod: &Pod, words: &[&str], reader: &str, first: &str) -> Self {
+        let inner = mirrord(pod, words);
+        let mut command = Command::new("bash");
+        command.args(["-c", &format!("\"$0\" \"$@\" | {reader}; exit ${{PIPESTATUS[0]}}")]);
+        command.arg(inner.get_program()).args(inner.get_args());
+        command.envs(inner.get_envs().filter_map(|(name, value)| Some((name, value?)))).stdin(Stdio::null());
+        Self::run(command, pod, first)
+    }
+
+    /// With its output in a pipe that nobody reads yet.
+    pub fn unread(pod: &Pod, words: &[&str]) -> Child {
+        let mut command = mirrord(pod, &[&["inspect"], words].concat());
+        command.stdout(Stdio::piped()).stderr(Stdio::null()).process_group(0).spawn().unwrap()
+    }
+
+    /// Presses Ctrl-C on its terminal; all that was shown there.
+    #[track_caller]
+    pub fn interrupt(mut self) -> String {
+        self.keys.as_mut().expect("a terminal").write_all(b"\x03").unwrap();
+        let status = self.wait();
+        assert!(status.success(), "{status}: {}", self.output());
+        self.output()
+    }
+
+    /// How it has ended, if it has.
+    pub fn ended(&mut self) -> Option<ExitStatus> {
+        self.child.try_wait().unwrap()
+    }
+
+    /// Waits until it ends by itself.
+    #[track_caller]
+    pub fn wait(&mut self) -> ExitStatus {
+        eventually("it ends", || self.child.try_wait().unwrap())
+    }
+
     #[track_caller]
     fn run(mut command: Command, pod: &Pod, first: &str) -> Self {
         let name = format!("looking{}", fs::read_dir(pod.folder.path()).unwrap().count());
@@ -61,7 +116,7 @@ impl Inspect {
         let (out, err) = (file("out"), file("err"));
         command.stdout(File::create(&out).unwrap()).stderr(File::create(&err).unwrap()).process_group(0);
         let child = command.spawn().unwrap();
-        let mut inspect = Self { child, out, err };
+        let mut inspect = Self { child, out, err, keys: None };
         eventually(&format!("{command:?} says {first:?}"), || {
             let ended = inspect.child.try_wait().unwrap();
             assert!(ended.is_none(), "it has ended ({ended:?}): {}", inspect.errors());
@@ -97,7 +152,7 @@ impl Inspect {
     #[track_caller]
     pub fn end(mut self) -> String {
         self.process().signal(libc::SIGINT);
-        let status: ExitStatus = eventually("it ends", || self.child.try_wait().unwrap());
+        let status = self.wait();
         assert!(status.success(), "{status}: {}", self.errors());
         self.output()
     }

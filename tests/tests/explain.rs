@@ -3,10 +3,10 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "test code")]
 
-use std::process::Command;
+use std::{os::unix::process::ExitStatusExt, process::Command};
 
 use mirrord_tests::{
-    Exec, Pod, Program, eventually,
+    Exec, Pod, Program, eventually, http2,
     looking::{Inspect, explain, explained},
     machine::{built, filter, run},
     pod::{WEB, WEB_H2},
@@ -155,6 +155,49 @@ fn who_follows_sees_decisions_as_they_are_made_and_what_they_took() {
     }
     assert_eq!(told("/h2")["decision"]["protocol"], "HTTP/2");
     session.end();
+}
+
+#[test]
+fn following_ends_with_its_reader_or_by_ctrl_c_as_any_command_does() {
+    let pod = Pod::new();
+    let session = Exec::steal_mine(&pod).run(&Program::c("one", &[WEB]));
+    let mut piped = Inspect::piped(&pod, &["explain", "--follow", "--json"], "head -1", "");
+    // Until it follows and has shown one.
+    let status = eventually("it ends after one line", || {
+        pod.get("/once").send();
+        piped.ended()
+    });
+    assert!(status.success() && piped.output().lines().count() == 1 && piped.errors().is_empty(), "{status}: {}", piped.errors());
+    let mut follow = Inspect::follow(&pod, &[]);
+    eventually("it follows", || {
+        pod.get("/again").send();
+        follow.output().contains("/again").then_some(())
+    });
+    follow.process().signal(libc::SIGINT);
+    let status = follow.wait();
+    assert_eq!((status.signal(), follow.errors().as_str()), (Some(libc::SIGINT), ""));
+    session.end();
+    pod.assert_pristine();
+}
+
+#[test]
+fn over_http2_only_a_sessions_own_requests_tell_what_became_of_them() {
+    let pod = Pod::new();
+    let session = Exec::steal_mine(&pod).option("--show-decision").run(&Program::node_http2("two", &[WEB_H2]));
+    let exchange = || {
+        let request = |mine: bool| http2::Request { method: "GET", path: format!("/{mine}"), mine, body: Vec::new() };
+        let answers = http2::exchange(&pod.clients, pod.address(WEB_H2), vec![request(true), request(false)]);
+        answers.into_iter().map(|answer| answer.unwrap().headers.get("x-mirrord-decision").map(|value| value.to_str().unwrap().to_owned()))
+    };
+    let told: Vec<_> = exchange().collect();
+    let own = told[0].as_deref().expect("a decision");
+    assert!(own.starts_with("steal; filter=header") && own.contains("reason="), "{own}");
+    assert_eq!(told[1], None, "another's");
+    session.end();
+    let quiet = Exec::steal_mine(&pod).run(&Program::node_http2("two", &[WEB_H2]));
+    assert_eq!(exchange().collect::<Vec<_>>(), [None, None], "not asked for");
+    quiet.end();
+    pod.assert_pristine();
 }
 
 #[test]

@@ -5,6 +5,7 @@
 
 use std::{
     fs,
+    io::Read,
     path::Path,
     process::{Command, Stdio},
     thread,
@@ -12,7 +13,7 @@ use std::{
 };
 
 use mirrord_tests::{
-    Exec, Others, Pod, Program, http2,
+    Exec, Others, Pod, Program, eventually, http2,
     looking::Inspect,
     machine,
     pod::{WEB, WEB_H2},
@@ -157,6 +158,79 @@ fn a_reader_that_stands_still_loses_lines_and_no_count_and_others_feel_nothing()
     assert_eq!(number("begun"), requests + report.answered, "{summary}");
     assert_eq!(number("dropped") + told.len() as u64, number("ended"), "{summary}");
     pod.assert_pristine();
+}
+
+#[test]
+fn on_a_terminal_lines_fit_it_and_are_coloured_and_ctrl_c_ends_it_with_a_summary() {
+    const COLUMNS: u16 = 120;
+    let pod = Pod::new();
+    let terminal = Inspect::on_terminal(&pod, &["-p", "80"], COLUMNS, &[]);
+    let quiet = Inspect::on_terminal(&pod, &["-p", "80"], COLUMNS, &[("NO_COLOR", "1")]);
+    let mut client = pod.connect(WEB);
+    client.get("/short", &[]);
+    client.get(&format!("/{}/end", "long".repeat(60)), &[]);
+    client.get("/files/none", &[]);
+    terminal.wait_for(&["/short", "/end", "/files/none"]);
+    load(&pod, 2000, None);
+    terminal.wait_for(&["more requests, too fast to read (--all shows them)"]);
+    let (output, plain) = (terminal.interrupt(), quiet.interrupt());
+    for part in ["\x1b[32m   200\x1b[0m", "\x1b[33m   404\x1b[0m", "\x1b[2mTIME", "GET /longlong", "…", " requests in "] {
+        assert!(output.contains(part), "{part:?} is not in\n{output}");
+    }
+    assert!(!plain.contains('\x1b') && plain.contains("/short"), "{plain}");
+    for line in plain.lines().filter(|line| line.contains(" GET /")) {
+        assert!(line.trim_end().chars().count() <= COLUMNS.into(), "{line}");
+    }
+    let shown = output.lines().filter(|line| line.contains(" GET /files/1k")).count();
+    assert!(shown < 500, "{shown} lines of 2000 in one moment: nobody reads so fast");
+    drop(client);
+    pod.assert_pristine();
+}
+
+#[test]
+fn who_reads_no_further_ends_it_also_where_nothing_more_comes() {
+    let pod = Pod::new();
+    for words in [&["inspect", "-p", "80"][..], &["inspect", "-p", "80", "--json"]] {
+        let mut inspect = Inspect::piped(&pod, words, "head -1", "inspecting ");
+        pod.get("/only").send();
+        let status = inspect.wait();
+        assert!(status.success() && inspect.output().lines().count() == 1, "{words:?}, {status}: {}", inspect.output());
+        assert_eq!(inspect.errors().lines().count(), 1, "{}", inspect.errors());
+    }
+    pod.assert_pristine();
+}
+
+#[test]
+fn a_reader_that_stands_still_keeps_no_session_that_was_told_to_end() {
+    let pod = Pod::new();
+    let mut patient = Inspect::unread(&pod, &["-p", "80", "--json"]);
+    let mut hasty = Inspect::unread(&pod, &["-p", "80", "--json"]);
+    let redirected = || pod.redirects(80).then_some(());
+    eventually("the port is looked at", redirected);
+    eventually("both look", || (sessions(&pod) == 2).then_some(()));
+    let requests = load(&pod, 20_000, None);
+    for child in [&patient, &hasty] {
+        Process(child.id()).signal(libc::SIGINT);
+    }
+    // The pod has its port back, though neither could say its last words.
+    eventually("the port is given back", || (!pod.redirects(80)).then_some(()));
+    assert!(patient.try_wait().unwrap().is_none() && hasty.try_wait().unwrap().is_none(), "there is much that nobody has read");
+    Process(hasty.id()).signal(libc::SIGINT);
+    assert_eq!(eventually("a second one ends it", || hasty.try_wait().unwrap()).code(), Some(130));
+    let mut output = String::new();
+    patient.stdout.take().unwrap().read_to_string(&mut output).unwrap();
+    assert!(patient.wait().unwrap().success());
+    let (told, summary) = exchanges(&output);
+    let number = |name: &str| summary[name].as_u64().unwrap();
+    assert_eq!((number("begun"), number("dropped") + told.len() as u64), (requests, number("ended")), "{summary}");
+    pod.assert_pristine();
+}
+
+/// How many sessions the agent has.
+fn sessions(pod: &Pod) -> usize {
+    let socket = format!("/run/mirrord/agent-{}.sock", pod.inside.inode);
+    let state = pod.curl_inside(&format!("-s --http2-prior-knowledge --unix-socket {socket} http://agent/v1/state"));
+    serde_json::from_str::<Value>(&state).map_or(0, |state| state["sessions"].as_array().map_or(0, Vec::len))
 }
 
 #[test]

@@ -117,11 +117,8 @@ impl Lines {
         remark
     }
 
-    /// A request that does not fit the terminal's line is cut in its middle, where paths differ least.
     fn fit<'a>(&self, request: &'a str, remark: &str) -> Cow<'a, str> {
-        let Some(columns) = sys::columns().filter(|_| self.paint.watched) else { return Cow::Borrowed(request) };
-        let taken = BEFORE + remark.chars().count() + if self.has_filters { 10 } else { 0 };
-        shorten(request, columns.saturating_sub(taken).max(LEAST))
+        fit(self.paint, request, BEFORE + remark.chars().count() + if self.has_filters { 10 } else { 0 })
     }
 
     fn body(&self, out: &mut impl Write, side: char, body: Option<&Captured>) -> io::Result<()> {
@@ -184,6 +181,12 @@ fn protocol(exchange: &Exchange) -> &'static str {
         "HTTP/1.0" => "h1.0",
         _ => "h1",
     }
+}
+
+/// A request that does not fit the terminal's line, of which so many columns are taken, is cut in its middle, where paths differ least.
+pub fn fit(paint: Paint, request: &str, taken: usize) -> Cow<'_, str> {
+    let Some(columns) = sys::columns().filter(|_| paint.watched) else { return Cow::Borrowed(request) };
+    shorten(request, columns.saturating_sub(taken).max(LEAST))
 }
 
 fn shorten(text: &str, most: usize) -> Cow<'_, str> {

@@ -9,6 +9,7 @@ use std::{
 use mirrord_protocol::records::{End, Exchange, Tally};
 use serde_json::{Value, json};
 
+use super::line::fit;
 use crate::{
     paint::{Colour, Paint, plain},
     when,
@@ -21,6 +22,8 @@ const SHOWN: usize = 15;
 /// Buckets of durations for each power of two: an error of at most 3 %.
 const PER_OCTAVE: u64 = 32;
 const OTHER: &str = "other";
+/// Columns before a route.
+const BEFORE: usize = 9 + 8 * (2 + 8) + 2;
 
 /// Everything so far.
 pub struct Summary {
@@ -120,7 +123,7 @@ impl Summary {
                 when::short(route.took.longest * 1000),
                 when::bytes(route.up),
                 when::bytes(route.down),
-                plain(name),
+                fit(paint, &plain(name), BEFORE),
             )?;
         }
         match routes.len().saturating_sub(SHOWN) {
