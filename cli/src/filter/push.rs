@@ -42,7 +42,7 @@ pub fn push(push: &Push) -> Result<(), Failure> {
     let session = choose(push.session)?;
     let link = session.link(&path, push.link)?;
     send(&session, link, &path, config)?;
-    console::out(&format!("session {} ({}) uses the new {}", session.pid, session.command, session.filters[link].name));
+    console::out(&session.uses_new(link));
     Ok(())
 }
 
@@ -70,6 +70,12 @@ pub fn choose(pid: Option<u32>) -> Result<Running, Failure> {
 }
 
 impl Running {
+    /// That a push has come to its good end.
+    pub fn uses_new(&self, link: usize) -> String {
+        let name = self.filters.get(link).map_or("filter", |filter| filter.name.as_str());
+        console::plain(&format!("session {} ({}) uses the new {name}", self.pid, self.command))
+    }
+
     fn describe(&self) -> String {
         let filters: Vec<_> = self.filters.iter().map(|filter| filter.name.as_str()).collect();
         let filters = if filters.is_empty() { "no filters".into() } else { filters.join(", ") };

@@ -53,15 +53,24 @@ pub fn watch(watch: &Watch) -> Result<(), Failure> {
             // An editor may write several files, or one in pieces.
             thread::sleep(EVERY);
             watched.seen = watched.stamps();
-            if let Err(failure) = watched.renew(pid) {
+            if let Err(failure) = watched.renew(pid)
+                && runs(pid)
+            {
                 console::error(&failure, failure.help());
             }
         }
         // The session's end is ours.
-        if !Path::new(&format!("/proc/{pid}")).exists() {
+        if !runs(pid) {
             return Ok(());
         }
     }
+}
+
+/// Whether a process is there and more than an entry that nobody has fetched yet.
+fn runs(pid: u32) -> bool {
+    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+    // Its name, in brackets, may hold anything.
+    stat.rsplit_once(") ").is_some_and(|(_, state)| !state.starts_with(['Z', 'X']))
 }
 
 /// Builds those of the chain's filters that are projects, before the session that is to have them.
@@ -125,7 +134,10 @@ impl Watched {
         }
         let session = push::choose(Some(pid))?;
         let link = session.link(&self.module, None)?;
-        push::send(&session, link, &self.module, None)
+        push::send(&session, link, &self.module, None)?;
+        // Where `exec` has started us the session itself says so, and this goes nowhere.
+        console::out(&session.uses_new(link));
+        Ok(())
     }
 }
 
