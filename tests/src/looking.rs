@@ -2,7 +2,7 @@
 
 use std::{
     fs::{self, File},
-    io::Write,
+    io::{BufRead, BufReader, Write},
     os::unix::process::CommandExt,
     path::PathBuf,
     process::{Child, ChildStdin, Command, ExitStatus, Output, Stdio},
@@ -83,10 +83,13 @@ impl Inspect {
         Self::run(command, pod, first)
     }
 
-    /// With its output in a pipe that nobody reads yet.
+    /// With its output in a pipe that nobody reads yet, once it looks.
     pub fn unread(pod: &Pod, words: &[&str]) -> Child {
         let mut command = mirrord(pod, &[&["inspect"], words].concat());
-        command.stdout(Stdio::piped()).stderr(Stdio::null()).process_group(0).spawn().unwrap()
+        let mut child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).process_group(0).spawn().unwrap();
+        let said = child.stderr.as_mut().and_then(|stderr| BufReader::new(stderr).lines().next()).unwrap().unwrap();
+        assert!(said.contains("inspecting "), "{said}");
+        child
     }
 
     /// Presses Ctrl-C on its terminal; all that was shown there.

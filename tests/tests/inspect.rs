@@ -205,9 +205,6 @@ fn a_reader_that_stands_still_keeps_no_session_that_was_told_to_end() {
     let pod = Pod::new();
     let mut patient = Inspect::unread(&pod, &["-p", "80", "--json"]);
     let mut hasty = Inspect::unread(&pod, &["-p", "80", "--json"]);
-    let redirected = || pod.redirects(80).then_some(());
-    eventually("the port is looked at", redirected);
-    eventually("both look", || (sessions(&pod) == 2).then_some(()));
     let requests = load(&pod, 20_000, None);
     for child in [&patient, &hasty] {
         Process(child.id()).signal(libc::SIGINT);
@@ -224,13 +221,6 @@ fn a_reader_that_stands_still_keeps_no_session_that_was_told_to_end() {
     let number = |name: &str| summary[name].as_u64().unwrap();
     assert_eq!((number("begun"), number("dropped") + told.len() as u64), (requests, number("ended")), "{summary}");
     pod.assert_pristine();
-}
-
-/// How many sessions the agent has.
-fn sessions(pod: &Pod) -> usize {
-    let socket = format!("/run/mirrord/agent-{}.sock", pod.inside.inode);
-    let state = pod.curl_inside(&format!("-s --http2-prior-knowledge --unix-socket {socket} http://agent/v1/state"));
-    serde_json::from_str::<Value>(&state).map_or(0, |state| state["sessions"].as_array().map_or(0, Vec::len))
 }
 
 #[test]
