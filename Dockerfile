@@ -18,9 +18,9 @@ WORKDIR /src
 RUN case $ARCH in amd64) cpu=x86_64 ;; arm64) cpu=aarch64 ;; *) echo "no such ARCH: $ARCH" >&2; exit 1 ;; esac \
     && dpkg --add-architecture "$ARCH" \
     && apt-get update \
-    && if [ "$ARCH" = "$(dpkg --print-architecture)" ]; then compiler=gcc; \
-       else compiler="gcc-$(echo $cpu | tr _ -)-linux-gnu libc6-dev-$ARCH-cross"; fi \
-    && apt-get install -y --no-install-recommends $compiler "iptables:$ARCH" "nftables:$ARCH" \
+    && if [ "$ARCH" = "$(dpkg --print-architecture)" ]; then cross=; \
+       else cross="gcc-$(echo $cpu | tr _ -)-linux-gnu libc6-dev-$ARCH-cross"; fi \
+    && apt-get install -y --no-install-recommends gcc libc6-dev $cross "iptables:$ARCH" "nftables:$ARCH" \
     && rm -rf /var/lib/apt/lists/* \
     && rustup target add "$cpu-unknown-linux-gnu" \
     && echo "$cpu" >/cpu
