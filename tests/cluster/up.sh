@@ -10,6 +10,10 @@ set -euo pipefail
 . "$(dirname "${BASH_SOURCE[0]}")/env.sh"
 
 die() { echo "up: $*" >&2; exit 1; }
+# What the caller has open, a lock perhaps, is none of the daemons' business.
+for fd in /proc/self/fd/*; do
+    [ "${fd##*/}" -le 2 ] || eval "exec ${fd##*/}>&-"
+done
 [ "$(id -u)" = 0 ] || die "namespaces and cgroups need root: run it with sudo"
 [ ! -e "$STATE" ] || die "a cluster is up on this machine, or half up; end it first: $CLUSTER/down.sh"
 # The pods of another kubelet would be mixed up with ours, and killed by down.sh.
