@@ -4,7 +4,7 @@
 #
 #   scripts/test-k8s.sh [NAME OF A TEST…]
 #
-# With TEST_SECONDS=N the tests are ended after N seconds, and count as failed.
+# With TEST_SECONDS=N the tests are ended N seconds from the start, and count as failed.
 # An ordinary user's programs are compiled as that user; only the cluster and the test programs run under sudo.
 set -euo pipefail
 
@@ -50,6 +50,6 @@ if [ ! -e "$STATE" ]; then
     "${root[@]}" tests/cluster/up.sh "${CARGO_TARGET_DIR:-target}/images/agent.tar"
 fi
 limited=()
-[ -z "${TEST_SECONDS:-}" ] || limited=(timeout --kill-after=20 "$TEST_SECONDS")
+[ -z "${TEST_SECONDS:-}" ] || limited=(timeout --kill-after=20 $((TEST_SECONDS > SECONDS ? TEST_SECONDS - SECONDS : 1)))
 # A few at a time: each has pods of its own, on two processors.
 "${limited[@]}" "$CARGO" test --release --locked --workspace --features mirrord-tests/k8s --test k8s -- --test-threads "${TEST_THREADS:-4}" "$@" 2>&1 | tee "$log"
