@@ -21,6 +21,8 @@ struct Inner<T> {
     io: T,
     out: Vec<u8>,
     written: usize,
+    /// A writer was told to wait: whoever flushes all must have it come again, since nothing else will.
+    waited: bool,
     input: Box<[u8]>,
     input_range: std::ops::Range<usize>,
 }
@@ -31,7 +33,7 @@ pub(crate) struct Gathered<T>(Rc<RefCell<Inner<T>>>);
 impl<T: AsyncRead + AsyncWrite + Unpin> Gathered<T> {
     pub(crate) fn new(io: T) -> (Self, Self) {
         let input = vec![0; READ_BUFFER].into_boxed_slice();
-        let inner = Rc::new(RefCell::new(Inner { io, out: Vec::new(), written: 0, input, input_range: 0..0 }));
+        let inner = Rc::new(RefCell::new(Inner { io, out: Vec::new(), written: 0, waited: false, input, input_range: 0..0 }));
         (Self(inner.clone()), Self(inner))
     }
 
@@ -56,6 +58,9 @@ impl<T: AsyncRead + AsyncWrite + Unpin> Inner<T> {
         self.written = 0;
         self.out.clear();
         self.out.shrink_to(KEEP);
+        if std::mem::take(&mut self.waited) {
+            cx.waker().wake_by_ref();
+        }
         Pin::new(&mut self.io).poll_flush(cx)
     }
 }
@@ -83,7 +88,9 @@ impl<T: AsyncRead + AsyncWrite + Unpin> AsyncWrite for Gathered<T> {
     fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, data: &[u8]) -> Poll<io::Result<usize>> {
         let mut inner = self.0.borrow_mut();
         if inner.pending() >= HIGH_WATER {
-            ready!(inner.flush(cx))?;
+            let flushed = inner.flush(cx);
+            inner.waited = flushed.is_pending();
+            ready!(flushed)?;
         }
         // With something always pending `flush` never gets to clear the buffer: what is written must not stay in it.
         if inner.written >= KEEP {
