@@ -4,7 +4,7 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "test code")]
 
 use std::{
-    io::Write,
+    io::{ErrorKind, Write},
     sync::atomic::{AtomicUsize, Ordering},
     thread::{self, Scope},
     time::{Duration, Instant},
@@ -14,7 +14,7 @@ use mirrord_tests::{
     Client, Exec, Pod, Program, Session, eventually,
     http::get,
     pod::WEB,
-    session::ME,
+    session::{Delivery, ME},
     wait::{Over, within},
 };
 
@@ -182,4 +182,88 @@ fn a_thousand_at_once(pod: &Pod) -> (Vec<String>, Vec<Client>) {
     let who = clients.iter_mut().map(|client| client.response().who()).collect();
     println!("a thousand connections answered within {:?}", start.elapsed());
     (who, clients)
+}
+
+/// Uploads at once into a session that takes nothing.
+const UPLOADS: usize = 1000;
+/// The length of each, and how much of it is brought while nothing is taken.
+const UPLOAD: usize = 1 << 20;
+const STALLED: usize = 512 << 10;
+/// How much the agent may grow for them: a session has 8 MiB of each of the two workers for what its requests bring, as much again for
+/// requests that are new, and 8 MiB for what waits in its tunnel. Each upload by itself may have 64 KiB and 256 KiB more in the tunnel.
+const HELD: [(Delivery, u64); 2] = [(Delivery::Socket, 40 << 20), (Delivery::Tunnel, 56 << 20)];
+
+#[test]
+fn a_session_that_takes_nothing_holds_a_bounded_amount_of_what_it_is_sent() {
+    for (delivery, most) in HELD {
+        let pod = Pod::alone();
+        let session = Exec::steal_mine(&pod).delivery(delivery).run(&Program::c("one", &[WEB]));
+        assert_eq!(pod.get("/").with(ME).send().who(), "program one");
+        let mut uploads: Vec<_> = (0..UPLOADS).map(|_| Upload::new(&pod)).collect();
+        let agent = pod.agent();
+        let before = agent.memory();
+        agent.reset_peak_memory();
+        // A tunnel is full as soon as nobody reads it; a program's own connections are when the program does not.
+        let stalled = match delivery {
+            Delivery::Socket => session.program(),
+            Delivery::Tunnel => session.intproxy(),
+        };
+        stalled.stop();
+        let stopped = Instant::now();
+        // Less than it takes to notice that a machine stands still, which would end what is under way.
+        let is_over = || stopped.elapsed() > Duration::from_secs(2);
+        while !is_over() {
+            uploads.iter_mut().take_while(|_| !is_over()).for_each(|upload| upload.push(STALLED));
+            let start = Instant::now();
+            assert_eq!(pod.get("/others").send().who(), "pod");
+            assert!(start.elapsed() < Duration::from_secs(1), "somebody else's request took {:?}", start.elapsed());
+        }
+        let (growth, taken) = (agent.peak_memory().saturating_sub(before), uploads.iter().map(|upload| upload.sent).sum::<usize>());
+        println!("{delivery:?}: {} MiB of {UPLOADS} uploads have gone; the agent grew by {} MiB", taken >> 20, growth >> 20);
+        assert!(growth < most, "{delivery:?}: the agent grew by {growth} bytes");
+        stalled.signal(libc::SIGCONT);
+        // And they go on, where they had to wait too.
+        for upload in uploads.iter_mut().step_by(UPLOADS / 20) {
+            // Behind all that the others have under way.
+            let gone = within(Duration::from_secs(60), || {
+                upload.push(UPLOAD);
+                (upload.sent == UPLOAD).then_some(())
+            });
+            assert!(gone.is_some(), "{delivery:?}: an upload does not go on after {} bytes", upload.sent);
+            upload.client.socket().set_nonblocking(false).unwrap();
+            assert_eq!(upload.client.response().status, 200);
+        }
+        println!("{delivery:?}: and went on within {:?}", stopped.elapsed());
+        drop(uploads);
+        session.end();
+        pod.assert_pristine();
+    }
+}
+
+/// A request with a long body, on a connection that the program has, which goes as far as it is taken.
+struct Upload {
+    client: Client,
+    sent: usize,
+}
+
+impl Upload {
+    fn new(pod: &Pod) -> Self {
+        let mut client = pod.connect(WEB);
+        assert_eq!(client.get("/first", &[ME]).who(), "program one");
+        client.send(format!("POST /upload HTTP/1.1\r\nHost: pod\r\n{ME}\r\nContent-Length: {UPLOAD}\r\n\r\n").as_bytes());
+        client.socket().set_nonblocking(true).unwrap();
+        Self { client, sent: 0 }
+    }
+
+    /// Brings as much as is taken, up to so many bytes of it all.
+    fn push(&mut self, most: usize) {
+        static BLOCK: [u8; 64 << 10] = [b'u'; 64 << 10];
+        while self.sent < most {
+            match self.client.socket().write(&BLOCK[..BLOCK.len().min(most - self.sent)]) {
+                Ok(written) => self.sent += written,
+                Err(error) if error.kind() == ErrorKind::WouldBlock => break,
+                Err(error) => panic!("an upload broke: {error}"),
+            }
+        }
+    }
 }

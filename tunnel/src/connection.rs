@@ -7,12 +7,13 @@ use std::{
     task::{Context, Poll, ready},
 };
 
-use bytes::Bytes;
 use h2::{client, server};
 use http::{Request, Response, StatusCode};
 use tokio::io::{AsyncRead, AsyncWrite};
 
-use crate::{CONNECTION_WINDOW, MAX_HEAD, MAX_STREAMS, SEND_BUFFER, STREAM_WINDOW, gather::Gathered, stream::Stream};
+use crate::{
+    CONNECTION_WINDOW, MAX_HEAD, MAX_STREAMS, Outgoing, Purse, SEND_BUFFER, SEND_PURSE, STREAM_WINDOW, gather::Gathered, stream::Stream,
+};
 
 /// h2's default counts a thousand small DATA frames in a row as an attack and ends the connection; deliveries are small frames.
 const DATA_FRAME_BUDGET: usize = 1 << 40;
@@ -21,7 +22,10 @@ const MAX_RESETS: usize = 10_000;
 
 /// The end that opens streams: the agent's.
 #[derive(Clone)]
-pub struct Client(client::SendRequest<Bytes>);
+pub struct Client {
+    send: client::SendRequest<Outgoing>,
+    purse: Purse,
+}
 
 /// Why a stream was not opened.
 #[derive(Debug)]
@@ -51,7 +55,7 @@ impl Client {
             .data_frame_budget(DATA_FRAME_BUDGET)
             .header_table_size(0)
             .enable_push(false);
-        let mut handshake = Box::pin(builder.handshake::<_, Bytes>(gathered));
+        let mut handshake = Box::pin(builder.handshake::<_, Outgoing>(gathered));
         let (send, mut connection) =
             poll_fn(|cx| flushed(&flusher, cx, |cx| handshake.as_mut().poll(cx))).await?.map_err(io::Error::other)?;
         drop(handshake);
@@ -60,24 +64,24 @@ impl Client {
             poll_fn(|cx| flusher.flush_now(cx)).await?;
             ended.map_err(io::Error::other)
         };
-        Ok((Self(send), driver))
+        Ok((Self { send, purse: Purse::new(SEND_PURSE) }, driver))
     }
 
     /// Opens a stream; resolves once the peer has answered its head.
     pub async fn open(&self, head: Request<()>) -> Result<Stream, Refusal> {
-        let mut send = self.0.clone().ready().await.map_err(Refusal::Failed)?;
+        let mut send = self.send.clone().ready().await.map_err(Refusal::Failed)?;
         let (response, stream) = send.send_request(head, false).map_err(Refusal::Failed)?;
         let mut guard = Cancel(Some(stream));
         let (head, recv) = response.await.map_err(Refusal::Failed)?.into_parts();
         match guard.0.take() {
-            Some(stream) if head.status == StatusCode::OK => Ok(Stream::new(stream, recv)),
+            Some(stream) if head.status == StatusCode::OK => Ok(Stream::new(stream, recv, &self.purse)),
             _ => Err(Refusal::Answered(Response::from_parts(head, ()))),
         }
     }
 }
 
 /// Resets a stream whose opener gave up waiting.
-struct Cancel(Option<h2::SendStream<Bytes>>);
+struct Cancel(Option<h2::SendStream<Outgoing>>);
 
 impl Drop for Cancel {
     fn drop(&mut self) {
@@ -89,8 +93,9 @@ impl Drop for Cancel {
 
 /// The end that takes streams: the intproxy's.
 pub struct Server<T> {
-    connection: server::Connection<Gathered<T>, Bytes>,
+    connection: server::Connection<Gathered<T>, Outgoing>,
     flusher: Gathered<T>,
+    purse: Purse,
 }
 
 /// A stream that the peer has opened and that nobody has answered yet.
@@ -98,7 +103,8 @@ pub struct Offer {
     /// The head that it came with.
     pub head: Request<()>,
     recv: h2::RecvStream,
-    respond: server::SendResponse<Bytes>,
+    respond: server::SendResponse<Outgoing>,
+    purse: Purse,
 }
 
 impl<T: AsyncRead + AsyncWrite + Unpin + 'static> Server<T> {
@@ -116,21 +122,21 @@ impl<T: AsyncRead + AsyncWrite + Unpin + 'static> Server<T> {
             .max_pending_accept_reset_streams(MAX_RESETS)
             .max_local_error_reset_streams(None)
             .data_frame_budget(DATA_FRAME_BUDGET);
-        let mut handshake = Box::pin(builder.handshake::<_, Bytes>(gathered));
+        let mut handshake = Box::pin(builder.handshake::<_, Outgoing>(gathered));
         let connection = poll_fn(|cx| flushed(&flusher, cx, |cx| handshake.as_mut().poll(cx))).await?.map_err(io::Error::other)?;
         drop(handshake);
-        Ok(Self { connection, flusher })
+        Ok(Self { connection, flusher, purse: Purse::new(SEND_PURSE) })
     }
 
     /// The next stream; drives the connection, so it must be awaited all the time. `None` when the peer is gone.
     pub async fn next(&mut self) -> io::Result<Option<Offer>> {
-        let Self { connection, flusher } = self;
+        let Self { connection, flusher, purse } = self;
         match poll_fn(|cx| flushed(flusher, cx, |cx| connection.poll_accept(cx))).await? {
             None => Ok(None),
             Some(offer) => {
                 let (request, respond) = offer.map_err(io::Error::other)?;
                 let (head, recv) = request.into_parts();
-                Ok(Some(Offer { head: Request::from_parts(head, ()), recv, respond }))
+                Ok(Some(Offer { head: Request::from_parts(head, ()), recv, respond, purse: purse.clone() }))
             }
         }
     }
@@ -140,7 +146,7 @@ impl Offer {
     /// Answers 200: from now on both bodies are the flow.
     pub fn accept(mut self) -> Result<Stream, h2::Error> {
         let send = self.respond.send_response(Response::new(()), false)?;
-        Ok(Stream::new(send, self.recv))
+        Ok(Stream::new(send, self.recv, &self.purse))
     }
 
     /// Answers with a head that says why not.

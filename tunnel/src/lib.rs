@@ -17,6 +17,7 @@ mod connection;
 mod copy;
 mod gather;
 mod passing;
+mod purse;
 mod quiet;
 mod stream;
 #[cfg(test)]
@@ -25,6 +26,7 @@ mod tests;
 pub use connection::{Client, Offer, Refusal, Server};
 pub use copy::copy;
 pub use passing::{Inbox, Passing};
+pub use purse::{Held, Outgoing, Purse, Turn};
 pub use quiet::Quiet;
 pub use stream::Stream;
 
@@ -35,6 +37,9 @@ pub const STREAM_WINDOW: u32 = 512 << 10;
 pub const CONNECTION_WINDOW: u32 = 256 << 20;
 /// What a stream's sender may buffer beyond the window, bytes.
 pub const SEND_BUFFER: usize = 256 << 10;
+/// What may wait to be written on a connection, all its streams together, bytes; beyond it they wait, and nobody else does. Much
+/// more than the transport takes at a time, much less than the streams' buffers together.
+pub const SEND_PURSE: usize = 8 << 20;
 /// Most streams at a time on one connection.
 pub const MAX_STREAMS: u32 = 100_000;
 /// Longest head of a stream, bytes.

@@ -11,6 +11,8 @@ use bytes::{Buf, Bytes};
 use h2::{Reason, RecvStream, SendStream};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
+use crate::{Outgoing, Purse, Turn};
+
 /// Asked of the windows ahead of need, bytes: many small messages then go out without asking anew. Idle streams keep it, so all
 /// of them together must stay a small part of the connection's window.
 const RESERVE: usize = 16 << 10;
@@ -19,8 +21,10 @@ const RELEASE: usize = 32 << 10;
 
 /// A two-way byte stream inside a tunnel connection.
 pub struct Stream {
-    send: SendStream<Bytes>,
+    send: SendStream<Outgoing>,
     recv: RecvStream,
+    /// Of what waits to be written on this connection.
+    turn: Turn,
     /// The rest of a DATA frame of which a part has been read.
     left: Bytes,
     /// Read, but not yet given back to the windows.
@@ -30,8 +34,8 @@ pub struct Stream {
 }
 
 impl Stream {
-    pub(crate) fn new(send: SendStream<Bytes>, recv: RecvStream) -> Self {
-        Self { send, recv, left: Bytes::new(), unreleased: 0, sent_end: false, read_end: false }
+    pub(crate) fn new(send: SendStream<Outgoing>, recv: RecvStream, purse: &Purse) -> Self {
+        Self { send, recv, turn: purse.turn(), left: Bytes::new(), unreleased: 0, sent_end: false, read_end: false }
     }
 }
 
@@ -77,6 +81,7 @@ impl AsyncWrite for Stream {
         if data.is_empty() {
             return Poll::Ready(Ok(0));
         }
+        ready!(self.turn.poll_room(cx));
         // `poll_capacity` reports changes only: look at what is there first.
         let mut capacity = self.send.capacity();
         if capacity < data.len() {
@@ -90,7 +95,8 @@ impl AsyncWrite for Stream {
             };
         }
         let n = capacity.min(data.len());
-        self.send.send_data(Bytes::copy_from_slice(&data[..n]), false).map_err(io_error)?;
+        let piece = self.turn.bring(Bytes::copy_from_slice(&data[..n]));
+        self.send.send_data(piece, false).map_err(io_error)?;
         Poll::Ready(Ok(n))
     }
 
@@ -101,7 +107,7 @@ impl AsyncWrite for Stream {
     fn poll_shutdown(mut self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
         if !self.sent_end {
             self.sent_end = true;
-            self.send.send_data(Bytes::new(), true).map_err(io_error)?;
+            self.send.send_data(Bytes::new().into(), true).map_err(io_error)?;
         }
         Poll::Ready(Ok(()))
     }

@@ -101,6 +101,58 @@ fn stopped_readers_stall_nobody_else() {
 }
 
 #[test]
+fn a_transport_that_takes_nothing_holds_up_its_streams_and_a_bounded_number_of_bytes() {
+    on_one_thread(async {
+        let (near, far) = duplex(64 << 10);
+        let (stop_tx, mut stop_rx) = tokio::sync::mpsc::channel::<tokio::sync::oneshot::Receiver<()>>(1);
+        tokio::task::spawn_local(async move {
+            let mut server = Server::accept(far).await.unwrap();
+            loop {
+                tokio::select! {
+                    // Nobody drives the connection meanwhile: nothing is read.
+                    Some(go_on) = stop_rx.recv() => go_on.await.unwrap(),
+                    offer = server.next() => {
+                        let Ok(Some(offer)) = offer else { return };
+                        let mut stream = offer.accept().unwrap();
+                        tokio::task::spawn_local(async move { tokio::io::copy(&mut stream, &mut tokio::io::sink()).await });
+                    }
+                }
+            }
+        });
+        let (client, driver) = Client::connect(near).await.unwrap();
+        tokio::task::spawn_local(driver);
+        let mut streams = Vec::new();
+        for _ in 0..200 {
+            streams.push(client.open(post("/")).await.unwrap());
+        }
+        let (go_on, waits) = tokio::sync::oneshot::channel();
+        stop_tx.send(waits).await.unwrap();
+        let taken = Rc::new(std::cell::Cell::new(0));
+        let writers: Vec<_> = streams
+            .into_iter()
+            .map(|mut stream| {
+                let taken = taken.clone();
+                tokio::task::spawn_local(async move {
+                    for _ in 0..8 {
+                        stream.write_all(&[0; 32 << 10]).await.unwrap();
+                        taken.set(taken.get() + (32 << 10));
+                    }
+                    stream
+                })
+            })
+            .collect();
+        tokio::time::sleep(std::time::Duration::from_millis(200)).await;
+        let most = crate::SEND_PURSE + (1 << 20);
+        assert!(taken.get() > crate::SEND_PURSE / 2 && taken.get() < most, "{} bytes were taken", taken.get());
+        go_on.send(()).unwrap();
+        for writer in writers {
+            writer.await.unwrap();
+        }
+        assert_eq!(taken.get(), 200 * (256 << 10));
+    });
+}
+
+#[test]
 fn a_dropped_stream_is_reset() {
     on_one_thread(async {
         let (near, far) = duplex(64 << 10);

@@ -13,6 +13,7 @@ use super::{
     link::Link,
     mirror::Tap,
     opaque::{self, Pump},
+    room::Budget,
     sock::{Sock, Tcp, with_scratch},
     steer::{Ambiguity, Connecting, Event, Flow, Plan, Surroundings, Target, Upstream},
 };
@@ -167,10 +168,14 @@ async fn unread<S: Surroundings>(surroundings: Rc<S>, flow: Flow, mut client: Tc
             return client.abort();
         }
         Target::Session(id) => {
-            let opened = tokio::time::timeout(OPENING_TIME, surroundings.open(&flow, Upstream::Session(id))).await;
-            if let Ok(Ok(stream)) = opened {
+            let budget = surroundings.purse(id).map(|purse| Budget::begin(&purse, rest.up.len()));
+            let opened = match budget {
+                Some(None) => None,
+                _ => tokio::time::timeout(OPENING_TIME, surroundings.open(&flow, Upstream::Session(id))).await.ok().and_then(Result::ok),
+            };
+            if let Some(stream) = opened {
                 // What the pod may have said meanwhile was not meant for a client of the session's.
-                rest = Rest { up: rest.up, client_ended: rest.client_ended, ..Rest::of(Link::Open(stream)) };
+                rest = Rest { up: rest.up, client_ended: rest.client_ended, budget: budget.flatten(), ..Rest::of(Link::Open(stream)) };
             } else {
                 pod_copy = false;
                 surroundings.count(Event::FellBack);
@@ -193,6 +198,6 @@ async fn pump<S: Surroundings>(surroundings: Rc<S>, mut client: Tcp, rest: Rest<
 impl<T> Rest<T> {
     /// A connection's beginning.
     fn of(link: Link<T>) -> Self {
-        Rest { link, up: Vec::new(), down: Vec::new(), client_ended: false, upstream_ended: false }
+        Rest { link, up: Vec::new(), down: Vec::new(), client_ended: false, upstream_ended: false, budget: None }
     }
 }

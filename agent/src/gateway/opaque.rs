@@ -15,6 +15,7 @@ use super::{
     http1::relay::Rest,
     link::Link,
     mirror::Tap,
+    room::Budget,
     sock::{self, Sock},
     steer::{Event, Surroundings},
 };
@@ -49,6 +50,8 @@ pub struct Pump<S: Surroundings> {
     up: Way,
     down: Way,
     copies: Vec<Tap>,
+    /// What a session may have under way of it.
+    budget: Option<Budget>,
     /// Counts what moves.
     moved: u64,
 }
@@ -69,6 +72,7 @@ impl<S: Surroundings> Pump<S> {
             up: way(rest.client_ended),
             down: way(rest.upstream_ended),
             copies,
+            budget: rest.budget,
             moved: 0,
         }
     }
@@ -104,7 +108,9 @@ impl<S: Surroundings> Pump<S> {
     fn upward(&mut self, cx: &mut Context<'_>, client: &mut impl Sock, scratch: &mut [u8]) -> Result<(), End> {
         loop {
             if !self.to_up.is_empty() {
-                match sock::flush(&mut self.link, cx, &mut self.to_up) {
+                let flushed = sock::flush(&mut self.link, cx, &mut self.to_up);
+                self.note_held();
+                match flushed {
                     Poll::Pending => return Ok(()),
                     Poll::Ready(Ok(())) => {}
                     Poll::Ready(Err(_)) => self.deaf(),
@@ -120,7 +126,11 @@ impl<S: Surroundings> Pump<S> {
                 }
                 Way::Open => {}
             }
-            match client.poll_read(cx, scratch) {
+            let into = match &self.budget {
+                None => &mut *scratch,
+                Some(budget) => budget.bounds(scratch),
+            };
+            match client.poll_read(cx, into) {
                 Poll::Pending => return Ok(()),
                 Poll::Ready(Err(_)) => return Err(End::ClientGone),
                 Poll::Ready(Ok(0)) => {
@@ -130,11 +140,19 @@ impl<S: Surroundings> Pump<S> {
                 Poll::Ready(Ok(read)) => {
                     self.moved += read as u64;
                     self.copy(&scratch[..read]);
-                    if let Poll::Ready(Err(_)) = sock::send(&mut self.link, cx, &mut self.to_up, &scratch[..read]) {
-                        self.deaf();
+                    match sock::send(&mut self.link, cx, &mut self.to_up, &scratch[..read]) {
+                        Poll::Ready(Ok(())) => {}
+                        Poll::Ready(Err(_)) => self.deaf(),
+                        Poll::Pending => self.note_held(),
                     }
                 }
             }
+        }
+    }
+
+    fn note_held(&mut self) {
+        if let Some(budget) = &mut self.budget {
+            budget.set(self.to_up.len());
         }
     }
 

@@ -1,6 +1,9 @@
-//! Bytes that a worker holds because a filter wants to see them before they go on: bounded, whoever's they are.
+//! Bytes that a worker holds because a filter wants to see them before they go on, or because a session does not take them:
+//! bounded, whoever's they are.
 
 use std::cell::Cell;
+
+use mirrord_tunnel::{Held, Purse};
 
 /// Room for all of a worker's connections together.
 pub const WORKER_ROOM: usize = 32 * 1024 * 1024;
@@ -29,6 +32,34 @@ impl Room {
 impl Drop for Room {
     fn drop(&mut self) {
         HELD.set(HELD.get() - self.0);
+    }
+}
+
+/// Read at a time for a session whose requests have as much under way here as they may. Not nothing: what the program takes is never
+/// to wait for what it does not.
+const LITTLE: usize = 4 * 1024;
+
+/// One exchange's part of what its session's requests have under way here.
+#[derive(Debug)]
+pub struct Budget(Held);
+
+impl Budget {
+    /// For a request of which so many bytes are there; none if the session has as much under way as it may.
+    pub fn begin(purse: &Purse, bytes: usize) -> Option<Self> {
+        purse.has_room_for_new(bytes).then(|| Budget(purse.hold(bytes)))
+    }
+
+    /// So many bytes are held now.
+    pub fn set(&mut self, bytes: usize) {
+        self.0.set(bytes);
+    }
+
+    /// How much of the client's may be read at a time.
+    pub fn bounds<'a>(&self, scratch: &'a mut [u8]) -> &'a mut [u8] {
+        match scratch.get(..LITTLE) {
+            Some(_) if !self.0.purse().has_room() => &mut scratch[..LITTLE],
+            _ => scratch,
+        }
     }
 }
 

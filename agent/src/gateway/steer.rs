@@ -10,6 +10,7 @@ use std::{
 };
 
 use mirrord_filters::{BodyDecision, ConnectionParts, Edit, LocalResponse, RequestParts, ResponseDecision, ResponseParts, Side};
+use mirrord_tunnel::Purse;
 use tokio::io::{AsyncRead, AsyncWrite};
 
 use crate::records::exchanges::Observer;
@@ -193,6 +194,11 @@ pub trait Surroundings: 'static {
     /// Connects to an upstream for copies: what it answers is thrown away.
     fn open_copy(self: &Rc<Self>, flow: &Flow, upstream: Upstream) -> impl Future<Output = io::Result<Self::Stream>> + 'static {
         self.open(flow, upstream)
+    }
+
+    /// What bounds the bytes that a session's requests have under way.
+    fn purse(&self, _session: SessionId) -> Option<Purse> {
+        None
     }
 
     /// Makes dropping a stream abrupt (a reset rather than an end), if it can. Nothing else is done with it afterwards.

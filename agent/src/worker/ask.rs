@@ -13,6 +13,7 @@ use mirrord_protocol::{
     control::{Ambiguous, Mode},
     records,
 };
+use mirrord_tunnel::Purse;
 
 use super::{
     follow::Following,
@@ -402,6 +403,10 @@ impl Surroundings for Worker {
 
     fn open(self: &Rc<Self>, flow: &Flow, upstream: Upstream) -> impl Future<Output = io::Result<Self::Stream>> + 'static {
         self.reach(flow, upstream)
+    }
+
+    fn purse(&self, session: SessionId) -> Option<Purse> {
+        self.sessions.borrow().get(&session).map(|subscriber| subscriber.purse.clone())
     }
 
     fn abort(&self, stream: &mut Self::Stream) {

@@ -11,9 +11,14 @@ use std::{
 
 use mirrord_filters::{Chain, Fault, Filter};
 use mirrord_protocol::control::{Event as Notice, Level, Mode};
-use mirrord_tunnel::Client;
+use mirrord_tunnel::{Client, Purse};
 
-use super::{background, latency::Stopwatch, passed::Sockets, tied::Ties};
+use super::{
+    background,
+    latency::Stopwatch,
+    passed::Sockets,
+    tied::{Ties, UNDER_WAY},
+};
 use crate::{
     counters::{Counters, Tally},
     gateway::{
@@ -60,6 +65,8 @@ pub(super) struct Subscriber {
     pub(super) link: RefCell<Option<Delivery>>,
     /// Its streams.
     pub(super) ties: Rc<Ties>,
+    /// What its requests have under way here.
+    pub(super) purse: Purse,
     /// Its machine stands still: nothing goes to it until it answers again.
     pub(super) is_aside: Cell<bool>,
     last_fault_notice: Cell<Option<Instant>>,
@@ -129,6 +136,7 @@ impl Worker {
             links: RefCell::new(Rc::new(links)),
             link: RefCell::default(),
             ties: Rc::default(),
+            purse: Purse::new(UNDER_WAY),
             is_aside: Cell::default(),
             last_fault_notice: Cell::default(),
             inspector: spec.inspects.clone().map(|(wanted, lines)| Inspector::start(self.index, wanted, lines)),

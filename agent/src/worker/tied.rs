@@ -1,5 +1,5 @@
 //! Streams to a session's program that can be let go of all at once: when the session's machine stands still, whoever waits for an
-//! answer is told so instead of waiting with it. And their number, which is bounded: a session costs the agent only so much.
+//! answer is told so instead of waiting with it. And their number and bytes, which are bounded: a session costs the agent only so much.
 
 use std::{
     cell::{Cell, RefCell},
@@ -15,6 +15,9 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
 /// Most streams of one session on one worker; what comes beyond goes to the pod.
 pub const MAX_STREAMS: usize = 4096;
+/// What its requests may have here that it has not taken, bytes: beyond it little of each is read at a time. At twice as much, what is
+/// new goes to the pod. Its delivery connection has as much again (`mirrord_tunnel::SEND_PURSE`).
+pub const UNDER_WAY: usize = 8 << 20;
 
 /// All streams of a session on one worker.
 #[derive(Debug, Default)]

@@ -24,6 +24,7 @@ use crate::{
     gateway::{
         link::Link,
         mirror::Tap,
+        room::Budget,
         sock::Sock,
         steer::{Ambiguity, DECISION_TIME, Event, Flow, SessionId, Surroundings, Upstream},
     },
@@ -124,6 +125,8 @@ pub struct Rest<T> {
     pub down: Vec<u8>,
     pub client_ended: bool,
     pub upstream_ended: bool,
+    /// What the session may have under way of it, if it is one that goes on.
+    pub budget: Option<Budget>,
 }
 
 /// What the machine waits for with a limit of time. A new value is a new wait.
@@ -286,6 +289,7 @@ impl<S: Surroundings> Relay<S> {
         };
         let link = link.unwrap_or_else(|| self.pod.take());
         let may_go_on = self.give_back();
+        let budget = self.special.as_deref_mut().and_then(|special| special.budget.take()).filter(|_| exit == Exit::Tunnel);
         let mut up = std::mem::take(&mut self.to_up);
         if may_go_on {
             up.append(&mut self.input);
@@ -295,7 +299,7 @@ impl<S: Surroundings> Relay<S> {
         }
         let mut down = std::mem::take(&mut self.to_client);
         down.append(&mut self.answer);
-        Rest { link, up, down, client_ended: self.client_ended, upstream_ended: self.pod_ended }
+        Rest { link, up, down, client_ended: self.client_ended, upstream_ended: self.pod_ended, budget }
     }
 
     /// Tells every upstream and every copy that this ends badly.

@@ -15,6 +15,7 @@ use super::{
 use crate::gateway::{
     link::Link,
     mirror::Tap,
+    room::Budget,
     sock::Sock,
     steer::{Event, Steering, Surroundings, Target, Upstream},
 };
@@ -113,13 +114,17 @@ impl<S: Surroundings> Relay<S> {
         let To::Session(id) = self.to else { return Ok(false) };
         let first = self.special.as_deref().is_none_or(|special| special.request.is_none());
         if first {
+            let budget = match self.surroundings.purse(id).map(|purse| Budget::begin(&purse, self.input.len())) {
+                Some(None) => return self.fall_back(cx, request, scratch).map(|()| true),
+                budget => budget.flatten(),
+            };
             // A kept connection that says something or has ended is of no more use.
             let reused = self.session(id).is_some_and(|link| link.poll_read(cx, scratch).is_pending());
             if !reused {
                 self.drop_session(id);
             }
             let special = self.special.get_or_insert_default();
-            (special.request, special.reused) = (Some(request), reused);
+            (special.request, special.reused, special.budget) = (Some(request), reused, budget);
         }
         if self.session(id).is_none() {
             self.sessions.push((id, Link::open(&self.surroundings, &self.flow, Upstream::Session(id))));

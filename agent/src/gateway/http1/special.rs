@@ -15,6 +15,7 @@ use super::{
 };
 use crate::gateway::{
     link::Link,
+    room::Budget,
     sock::Sock,
     steer::{Extra, Follow, Surroundings},
 };
@@ -44,6 +45,8 @@ pub(super) struct Special {
     pub request: Option<Request>,
     /// The session's connection served a request before: its end may only mean that it was idle for too long.
     pub reused: bool,
+    /// What the session may have under way of it.
+    pub budget: Option<Budget>,
 }
 
 impl Special {

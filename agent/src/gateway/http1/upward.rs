@@ -12,6 +12,7 @@ use super::{
     held::{Why, parts},
     lines::{self, Lines},
     relay::{Down, Exit, Relay, To, Up},
+    special::Special,
 };
 use crate::gateway::{
     detect::{Guess, first_bytes},
@@ -156,6 +157,7 @@ impl<S: Surroundings> Relay<S> {
     }
 
     fn body(&mut self, cx: &mut Context<'_>, client: &mut impl Sock, scratch: &mut [u8], mut body: Body) -> Result<bool, Exit> {
+        let scratch = self.bounded(scratch);
         let data = match self.next(cx, client, scratch)? {
             Got::Bytes(data) => data,
             Got::Nothing => return Ok(false),
@@ -230,7 +232,9 @@ impl<S: Surroundings> Relay<S> {
         if self.input.len() > MAX_HEAD {
             return Ok(false);
         }
+        let scratch = self.bounded(scratch);
         let came = self.take_in(cx, client, scratch)?;
+        self.note_held();
         self.fresh |= came && !self.client_ended;
         Ok(came)
     }
@@ -245,6 +249,21 @@ impl<S: Surroundings> Relay<S> {
                 self.input.extend_from_slice(&scratch[..read]);
                 Ok(true)
             }
+        }
+    }
+
+    /// Where the client's bytes are read to: not many at a time while their session has as much under way as it may.
+    fn bounded<'a>(&self, scratch: &'a mut [u8]) -> &'a mut [u8] {
+        match self.special.as_deref() {
+            Some(Special { budget: Some(budget), .. }) => budget.bounds(scratch),
+            _ => scratch,
+        }
+    }
+
+    /// Counts what is held here for a session.
+    fn note_held(&mut self) {
+        if let Some(Special { budget: Some(budget), .. }) = self.special.as_deref_mut() {
+            budget.set(self.to_up.len() + self.input.len());
         }
     }
 
@@ -266,9 +285,13 @@ impl<S: Surroundings> Relay<S> {
             None => return Poll::Ready(()),
         };
         match sent {
-            Poll::Ready(Ok(())) => Poll::Ready(()),
+            Poll::Ready(Ok(())) => {
+                self.note_held();
+                Poll::Ready(())
+            }
             Poll::Pending => {
                 self.to_up = pending;
+                self.note_held();
                 Poll::Pending
             }
             Poll::Ready(Err(_)) => {

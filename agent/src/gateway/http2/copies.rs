@@ -8,6 +8,7 @@ use std::{future::poll_fn, rc::Rc, task::Poll, time::Duration};
 use bytes::Bytes;
 use h2::{Reason, SendStream, client::ResponseFuture};
 use http::Request;
+use mirrord_tunnel::Outgoing;
 use tokio::sync::watch;
 
 use super::{
@@ -88,7 +89,7 @@ async fn carry<S: Surroundings>(
     answered && (uploaded || link.is_usable())
 }
 
-async fn upload(queue: &Queue, to: &mut SendStream<Bytes>) -> bool {
+async fn upload(queue: &Queue, to: &mut SendStream<Outgoing>) -> bool {
     loop {
         match poll_fn(|cx| queue.poll_next(cx)).await {
             Some(Piece::Data(data)) => {
@@ -103,7 +104,7 @@ async fn upload(queue: &Queue, to: &mut SendStream<Bytes>) -> bool {
                 }
             }
             Some(Piece::Trailers(trailers)) => return to.send_trailers(trailers).is_ok(),
-            Some(Piece::End) => return to.send_data(Bytes::new(), true).is_ok(),
+            Some(Piece::End) => return to.send_data(Bytes::new().into(), true).is_ok(),
             Some(Piece::Reset(reason)) => {
                 to.send_reset(reason);
                 return true;
@@ -117,7 +118,7 @@ async fn upload(queue: &Queue, to: &mut SendStream<Bytes>) -> bool {
 }
 
 /// Sends one piece as the program grants; false if the program does not want it or fell too far behind.
-async fn send_all(queue: &Queue, to: &mut SendStream<Bytes>, mut data: Bytes) -> bool {
+async fn send_all(queue: &Queue, to: &mut SendStream<Outgoing>, mut data: Bytes) -> bool {
     while !data.is_empty() {
         to.reserve_capacity(data.len());
         let granted = poll_fn(|cx| {
@@ -135,7 +136,7 @@ async fn send_all(queue: &Queue, to: &mut SendStream<Bytes>, mut data: Bytes) ->
             }
         })
         .await;
-        if granted == 0 || to.send_data(data.split_to(granted.min(data.len())), false).is_err() {
+        if granted == 0 || to.send_data(data.split_to(granted.min(data.len())).into(), false).is_err() {
             return false;
         }
     }

@@ -8,11 +8,11 @@ use std::{
     task::{Context, Poll},
 };
 
-use bytes::Bytes;
 use h2::{Reason, RecvStream, SendStream, client::ResponseFuture, server::SendResponse};
 use http::{HeaderMap, Request, Response, header};
 use mirrord_filters::{Edit, LocalResponse, Side};
 use mirrord_protocol::records::End;
+use mirrord_tunnel::Outgoing;
 
 use super::{
     head,
@@ -26,7 +26,7 @@ use crate::records::exchanges::Observer;
 /// The client's side of a request, without its head.
 pub(super) struct Incoming {
     pub(super) body: Body,
-    pub(super) respond: SendResponse<Bytes>,
+    pub(super) respond: SendResponse<Outgoing>,
     /// Looks at the exchange, if somebody inspects.
     pub(super) observer: Option<Observer>,
 }
@@ -38,7 +38,7 @@ pub(super) enum Failed {
     /// The upstream failed before the client got a response.
     Unanswered(h2::Error),
     /// The upstream failed within the response. The stream is the client's, still open.
-    CutOff(h2::Error, SendStream<Bytes>),
+    CutOff(h2::Error, SendStream<Outgoing>),
     /// A filter that follows the exchange gives this answer instead of the upstream's.
     Replaced(LocalResponse),
     /// A filter that follows the exchange wants it reset.
@@ -103,7 +103,7 @@ pub(super) async fn exchange(link: &Link, mut head: Request<()>, incoming: &mut 
     let (response, mut to_upstream) = link.send(head, !uploading).map_err(Failed::Unanswered)?;
     let mut downloading = true;
     let ended = {
-        let mut upload = pin!(body.pump(&mut to_upstream));
+        let mut upload = pin!(body.pump(&mut to_upstream, link.purse()));
         let mut download = pin!(download(response, respond, link.windows(), observer.as_ref(), edits));
         loop {
             tokio::select! {
@@ -144,7 +144,7 @@ pub(super) async fn exchange(link: &Link, mut head: Request<()>, incoming: &mut 
 enum Down {
     Client(Option<Reason>),
     BeforeHead(h2::Error),
-    InBody(h2::Error, SendStream<Bytes>),
+    InBody(h2::Error, SendStream<Outgoing>),
     Replaced(LocalResponse),
     Aborted,
 }
@@ -160,7 +160,7 @@ async fn pass_through(follow: &Following, side: Side, body: &mut Body, headers: 
 
 async fn download(
     mut response: ResponseFuture,
-    respond: &mut SendResponse<Bytes>,
+    respond: &mut SendResponse<Outgoing>,
     windows: Rc<Windows>,
     observer: Option<&Observer>,
     edits: &Edits,
@@ -195,7 +195,7 @@ async fn download(
         end();
         return Ok(());
     }
-    match body.pump(&mut to_client).await {
+    match body.pump(&mut to_client, None).await {
         Ok(()) => {
             end();
             Ok(())
@@ -214,7 +214,7 @@ async fn download(
 fn poll_head(
     cx: &mut Context<'_>,
     response: &mut ResponseFuture,
-    respond: &mut SendResponse<Bytes>,
+    respond: &mut SendResponse<Outgoing>,
 ) -> Poll<Result<Response<RecvStream>, Down>> {
     while let Poll::Ready(Some(informational)) = response.poll_informational(cx) {
         match informational {

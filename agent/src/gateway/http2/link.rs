@@ -12,12 +12,12 @@ use std::{
     time::Duration,
 };
 
-use bytes::Bytes;
 use h2::{
     Reason, SendStream,
     client::{self, ResponseFuture, SendRequest},
 };
 use http::Request;
+use mirrord_tunnel::{Outgoing, Purse};
 use tokio::{
     io::{AsyncRead, AsyncWrite},
     sync::oneshot,
@@ -38,8 +38,10 @@ const LAST_WORDS: Duration = Duration::from_secs(5);
 pub(super) struct Link(Rc<Shared>);
 
 struct Shared {
-    sender: RefCell<SendRequest<Bytes>>,
+    sender: RefCell<SendRequest<Outgoing>>,
     windows: Rc<Windows>,
+    /// What bounds the bytes that wait to be written: a session's.
+    purse: Option<Purse>,
     /// No new streams: the peer said GOAWAY, or the connection is gone.
     spent: Cell<bool>,
 }
@@ -75,12 +77,18 @@ pub(super) struct Opening<T> {
 impl<T: AsyncRead + AsyncWrite + Unpin + 'static> Opening<T> {
     /// Sends the preface and starts the driver. `heard` was read of the upstream before. `spent` is called once, when the
     /// connection takes no more streams.
-    pub(super) async fn start(io: T, heard: Vec<u8>, windows: Rc<Windows>, spent: Box<dyn FnOnce(Spent)>) -> Result<Self, LinkError<T>> {
+    pub(super) async fn start(
+        io: T,
+        heard: Vec<u8>,
+        windows: Rc<Windows>,
+        purse: Option<Purse>,
+        spent: Box<dyn FnOnce(Spent)>,
+    ) -> Result<Self, LinkError<T>> {
         let (greeted, greeting_rx) = Greeted::new(io, heard);
-        let gather = Gather::new(greeted);
+        let gather = Gather::new(greeted, purse.as_ref().map(|purse| purse.hold(0)));
         // Only fills the gather buffer, so it does not wait.
         let (sender, connection) = builder(&windows).handshake(gather.clone()).await?;
-        let shared = Rc::new(Shared { sender: RefCell::new(sender), windows: windows.clone(), spent: Cell::new(false) });
+        let shared = Rc::new(Shared { sender: RefCell::new(sender), windows: windows.clone(), purse, spent: Cell::new(false) });
         let driver = Driver { connection, gather, windows, shared: Rc::downgrade(&shared), spent: Some(spent), last_words: None };
         tokio::task::spawn_local(driver);
         Ok(Opening { link: Link(shared), greeting_rx })
@@ -119,6 +127,11 @@ impl Link {
         self.0.windows.clone()
     }
 
+    /// What bounds the bytes that wait to be written to it.
+    pub(super) fn purse(&self) -> Option<&Purse> {
+        self.0.purse.as_ref()
+    }
+
     /// Whether it takes more streams.
     pub(super) fn is_usable(&self) -> bool {
         !self.0.spent.get()
@@ -130,7 +143,7 @@ impl Link {
     }
 
     /// Opens a stream. More than the peer allows at a time wait within h2.
-    pub(super) fn send(&self, mut head: Request<()>, end_stream: bool) -> Result<(ResponseFuture, SendStream<Bytes>), h2::Error> {
+    pub(super) fn send(&self, mut head: Request<()>, end_stream: bool) -> Result<(ResponseFuture, SendStream<Outgoing>), h2::Error> {
         if head.uri().authority().is_none() {
             // h2 takes a request without `:authority` only as one translated from HTTP/1; it sends it as it came.
             *head.version_mut() = http::Version::HTTP_11;
@@ -141,7 +154,7 @@ impl Link {
 
 /// Polls a connection to its end.
 struct Driver<T: AsyncRead + AsyncWrite + Unpin> {
-    connection: client::Connection<Gather<Greeted<T>>, Bytes>,
+    connection: client::Connection<Gather<Greeted<T>>, Outgoing>,
     gather: Gather<Greeted<T>>,
     windows: Rc<Windows>,
     shared: Weak<Shared>,

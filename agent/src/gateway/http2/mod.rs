@@ -34,8 +34,8 @@ use std::{
     time::Duration,
 };
 
-use bytes::Bytes;
 use h2::{Reason, server};
+use mirrord_tunnel::Outgoing;
 use tokio::{
     io::{AsyncRead, AsyncWrite, AsyncWriteExt, copy, split},
     task::JoinSet,
@@ -103,7 +103,7 @@ pub async fn serve<S: Surroundings>(
             Err(_) => return,
         }
     }
-    let client = Gather::new(Early::new(client, early));
+    let client = Gather::new(Early::new(client, early), None);
     let windows = Windows::new(CONNECTION_WINDOW, STREAM_WINDOW);
     let Some(connection) = handshake(client.clone(), &settings, &windows).await else { return };
     let copies = Copies::new(surroundings.clone(), upstreams.clone());
@@ -121,7 +121,7 @@ async fn greet<S: Surroundings>(
     on_spent: Rc<dyn Fn(Spent)>,
     upstreams: &Upstreams<S>,
 ) -> Result<PeerSettings, LinkError<S::Stream>> {
-    let mut opening = Opening::start(pod, heard, pod_windows(), Box::new(move |spent| on_spent(spent))).await?;
+    let mut opening = Opening::start(pod, heard, pod_windows(), None, Box::new(move |spent| on_spent(spent))).await?;
     let settings = timeout(POD_GREETING, opening.greeting()).await.unwrap_or_else(|_| Ok(PeerSettings::default()))?;
     upstreams.put(Key::Pod, opening.link);
     Ok(settings)
@@ -162,7 +162,7 @@ async fn handshake<T: AsyncRead + AsyncWrite + Unpin>(
     client: Gather<Early<T>>,
     pod: &PeerSettings,
     windows: &Windows,
-) -> Option<server::Connection<Gather<Early<T>>, Bytes>> {
+) -> Option<server::Connection<Gather<Early<T>>, Outgoing>> {
     let streams = pod.max_concurrent_streams.unwrap_or(MAX_STREAMS).clamp(MIN_STREAMS, MAX_STREAMS);
     let mut builder = server::Builder::new();
     builder
@@ -192,7 +192,7 @@ async fn handshake<T: AsyncRead + AsyncWrite + Unpin>(
 /// A client's connection at work.
 struct Serving<T: AsyncRead + AsyncWrite + Unpin, S: Surroundings> {
     // Dropped before the tasks: what they leave open is not reset but ends with the connection.
-    connection: server::Connection<Gather<Early<T>>, Bytes>,
+    connection: server::Connection<Gather<Early<T>>, Outgoing>,
     client: Gather<Early<T>>,
     shared: Rc<Shared<S>>,
     pod_spent: Rc<Signal<Spent>>,

@@ -11,6 +11,7 @@ use std::{
 use bytes::Bytes;
 use h2::{RecvStream, SendStream};
 use mirrord_filters::Side;
+use mirrord_tunnel::{Outgoing, Purse, Turn};
 
 use super::{
     head,
@@ -101,9 +102,9 @@ impl Body {
         self.touched
     }
 
-    /// Moves it to its end.
-    pub(super) async fn pump(&mut self, to: &mut SendStream<Bytes>) -> Result<(), Stop> {
-        let mut pump = Pump { chunk: Bytes::new(), last: false, in_trailers: false };
+    /// Moves it to its end. `purse` bounds what waits to be written there.
+    pub(super) async fn pump(&mut self, to: &mut SendStream<Outgoing>, purse: Option<&Purse>) -> Result<(), Stop> {
+        let mut pump = Pump { chunk: Bytes::new(), last: false, in_trailers: false, turn: purse.map(Purse::turn) };
         poll_fn(|cx| pump.poll(cx, self, to)).await?;
         self.taps.end();
         Ok(())
@@ -270,10 +271,12 @@ struct Pump {
     /// `chunk` ends the stream.
     last: bool,
     in_trailers: bool,
+    /// Its turn to bring bytes, where they count.
+    turn: Option<Turn>,
 }
 
 impl Pump {
-    fn poll(&mut self, cx: &mut Context<'_>, from: &mut Body, to: &mut SendStream<Bytes>) -> Poll<Result<(), Stop>> {
+    fn poll(&mut self, cx: &mut Context<'_>, from: &mut Body, to: &mut SendStream<Outgoing>) -> Poll<Result<(), Stop>> {
         loop {
             if !self.chunk.is_empty() {
                 if ready!(self.poll_write(cx, from, to))? {
@@ -288,7 +291,7 @@ impl Pump {
                 Poll::Ready(Some(Ok(data))) => {
                     self.last = from.is_end_stream();
                     if self.last && data.is_empty() {
-                        return Poll::Ready(to.send_data(data, true).map_err(|_| Stop::Sink));
+                        return Poll::Ready(to.send_data(data.into(), true).map_err(|_| Stop::Sink));
                     }
                     self.chunk = data;
                 }
@@ -300,7 +303,7 @@ impl Pump {
     }
 
     /// True once the stream is ended.
-    fn poll_write(&mut self, cx: &mut Context<'_>, from: &mut Body, to: &mut SendStream<Bytes>) -> Poll<Result<bool, Stop>> {
+    fn poll_write(&mut self, cx: &mut Context<'_>, from: &mut Body, to: &mut SendStream<Outgoing>) -> Poll<Result<bool, Stop>> {
         let mut granted = to.capacity();
         if granted < self.chunk.len() {
             to.reserve_capacity(self.chunk.len());
@@ -317,9 +320,17 @@ impl Pump {
                 }
             }
         }
+        if self.turn.as_mut().is_some_and(|turn| turn.poll_room(cx).is_pending()) {
+            from.share.set_stuck(true);
+            return poll_unwanted(cx, to).map_ok(|()| false);
+        }
         from.share.set_stuck(false);
         let part = self.chunk.split_to(granted.min(self.chunk.len()));
         let (size, ends) = (part.len(), self.last && self.chunk.is_empty());
+        let part = match &self.turn {
+            None => part.into(),
+            Some(turn) => turn.bring(part),
+        };
         if to.send_data(part, ends).is_err() {
             return Poll::Ready(Err(Stop::Sink));
         }
@@ -327,7 +338,7 @@ impl Pump {
         Poll::Ready(Ok(ends))
     }
 
-    fn poll_trailers(&mut self, cx: &mut Context<'_>, from: &mut Body, to: &mut SendStream<Bytes>) -> Poll<Result<(), Stop>> {
+    fn poll_trailers(&mut self, cx: &mut Context<'_>, from: &mut Body, to: &mut SendStream<Outgoing>) -> Poll<Result<(), Stop>> {
         let sent = match from.stream.poll_trailers(cx) {
             Poll::Ready(Ok(Some(trailers))) => {
                 from.taps.trailers(&trailers);
@@ -336,7 +347,7 @@ impl Pump {
                 }
                 to.send_trailers(trailers)
             }
-            Poll::Ready(Ok(None)) => to.send_data(Bytes::new(), true),
+            Poll::Ready(Ok(None)) => to.send_data(Bytes::new().into(), true),
             Poll::Ready(Err(error)) => {
                 from.taps.reset(error.reason());
                 return Poll::Ready(Err(Stop::Source(error)));
@@ -347,7 +358,7 @@ impl Pump {
     }
 }
 
-fn poll_unwanted(cx: &mut Context<'_>, to: &mut SendStream<Bytes>) -> Poll<Result<(), Stop>> {
+fn poll_unwanted(cx: &mut Context<'_>, to: &mut SendStream<Outgoing>) -> Poll<Result<(), Stop>> {
     match to.poll_reset(cx) {
         Poll::Ready(_) => Poll::Ready(Err(Stop::Sink)),
         Poll::Pending => Poll::Pending,

@@ -14,11 +14,11 @@ use std::{
     task::Poll,
 };
 
-use bytes::Bytes;
 use h2::{Reason, RecvStream, server::SendResponse};
 use http::{Method, Request};
 use mirrord_filters::{LocalResponse, Side};
 use mirrord_protocol::records::End;
+use mirrord_tunnel::Outgoing;
 
 use super::{
     copies::{Copies, head_of},
@@ -60,7 +60,7 @@ struct Stolen {
 
 impl<S: Surroundings> Shared<S> {
     /// Asks the filters and starts the copies. Done as requests come in, so that filters see them in their order.
-    pub(super) fn steer(self: Rc<Self>, request: Request<RecvStream>, respond: SendResponse<Bytes>) -> impl Future<Output = ()> {
+    pub(super) fn steer(self: Rc<Self>, request: Request<RecvStream>, respond: SendResponse<Outgoing>) -> impl Future<Output = ()> {
         let (parts, body) = request.into_parts();
         let head = Request::from_parts(parts, ());
         let mut steered = head::with_request(&self.flow, &head, body.is_end_stream(), |parts| self.surroundings.steer(&self.flow, parts));
@@ -158,6 +158,10 @@ impl<S: Surroundings> Shared<S> {
     }
 
     async fn to_session(&self, session: SessionId, head: Request<()>, incoming: &mut Incoming, way: Stolen) {
+        if self.surroundings.purse(session).is_some_and(|purse| !purse.has_room_for_new(0)) {
+            drop(way);
+            return self.fall_back(session, "it does not take what it has been sent already", head, incoming).await;
+        }
         let stolen = Counted::one(&self.stolen);
         let link = match self.open(Key::Session(session), incoming).await {
             Some(Ok(link)) if link.understands(&head) => link,
@@ -243,7 +247,7 @@ async fn answer(local: LocalResponse, method: &Method, incoming: &mut Incoming) 
             let Some(granted) = granted.await else { return };
             let part = body.split_to(granted.min(body.len()));
             let ends = body.is_empty();
-            if to_client.send_data(part, ends).is_err() {
+            if to_client.send_data(part.into(), ends).is_err() {
                 return;
             }
         }

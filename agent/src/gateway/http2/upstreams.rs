@@ -137,19 +137,21 @@ impl<S: Surroundings> Drop for Upstreams<S> {
 }
 
 async fn open<S: Surroundings>(surroundings: Rc<S>, flow: Flow, key: Key, on_pod_spent: OnPodSpent) -> Result<Link, Why> {
-    let (upstream, windows) = match key {
+    let (upstream, windows, purse) = match key {
         Key::Pod => {
             let io = surroundings.open(&flow, Upstream::Pod).await.map_err(cannot_connect)?;
-            let opening = Opening::start(io, Vec::new(), pod_windows(), Box::new(move |spent| on_pod_spent(spent))).await;
+            let opening = Opening::start(io, Vec::new(), pod_windows(), None, Box::new(move |spent| on_pod_spent(spent))).await;
             // Whatever the pod does, or does not do, from here is what the client is to see: no limit, no look at its greeting.
             return opening.map(|opening| opening.link).map_err(|error| why(&error));
         }
-        Key::Session(session) => (boxed(surroundings.open(&flow, Upstream::Session(session))), session_windows()),
-        Key::Copies(upstream) => (boxed(surroundings.open_copy(&flow, upstream)), copy_windows()),
+        Key::Session(session) => {
+            (boxed(surroundings.open(&flow, Upstream::Session(session))), session_windows(), surroundings.purse(session))
+        }
+        Key::Copies(upstream) => (boxed(surroundings.open_copy(&flow, upstream)), copy_windows(), None),
     };
     let opening = async {
         let io = upstream.await.map_err(cannot_connect)?;
-        let mut opening = Opening::start(io, Vec::new(), windows, Box::new(|_| {})).await.map_err(|error| why(&error))?;
+        let mut opening = Opening::start(io, Vec::new(), windows, purse, Box::new(|_| {})).await.map_err(|error| why(&error))?;
         opening.greeting().await.map_err(|error| why(&error))?;
         Ok(opening.link)
     };

@@ -11,6 +11,7 @@ use std::{
     task::{Context, Poll, ready},
 };
 
+use mirrord_tunnel::Held;
 use tokio::{
     io::{AsyncRead, AsyncWrite, ReadBuf},
     sync::oneshot,
@@ -79,6 +80,8 @@ struct Gathered<T> {
     io: T,
     out: Vec<u8>,
     at: usize,
+    /// Counts what the socket does not take, where somebody bounds that.
+    held: Option<Held>,
 }
 
 impl<T> Clone for Gather<T> {
@@ -88,13 +91,21 @@ impl<T> Clone for Gather<T> {
 }
 
 impl<T: AsyncWrite + Unpin> Gather<T> {
-    pub(super) fn new(io: T) -> Self {
-        Gather(Rc::new(RefCell::new(Gathered { io, out: Vec::new(), at: 0 })))
+    pub(super) fn new(io: T, held: Option<Held>) -> Self {
+        Gather(Rc::new(RefCell::new(Gathered { io, out: Vec::new(), at: 0, held })))
     }
 
     /// Writes what was gathered; `Pending` while the socket would not take all of it.
     pub(super) fn send(&self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         self.0.borrow_mut().send(cx)
+    }
+}
+
+impl<T> Gathered<T> {
+    fn note_held(&mut self) {
+        if let Some(held) = &mut self.held {
+            held.set(self.out.len() - self.at);
+        }
     }
 }
 
@@ -104,13 +115,18 @@ impl<T: AsyncWrite + Unpin> Gathered<T> {
             return Poll::Ready(Ok(()));
         }
         while self.at < self.out.len() {
-            match ready!(Pin::new(&mut self.io).poll_write(cx, &self.out[self.at..]))? {
+            let written = Pin::new(&mut self.io).poll_write(cx, &self.out[self.at..]);
+            if written.is_pending() {
+                self.note_held();
+            }
+            match ready!(written)? {
                 0 => return Poll::Ready(Err(io::ErrorKind::WriteZero.into())),
                 n => self.at += n,
             }
         }
         self.at = 0;
         self.out.clear();
+        self.note_held();
         if self.out.capacity() > GATHER_KEEP {
             let out = mem::take(&mut self.out);
             if out.capacity() <= SPARE_KEEP {

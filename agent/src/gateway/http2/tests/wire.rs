@@ -53,7 +53,7 @@ fn what_is_no_settings_frame_is_no_greeting() {
 fn gathered_writes_wait_for_the_socket() {
     run(async {
         let (mut near, far) = duplex(100);
-        let mut gather = Gather::new(Early::new(far, b"early".to_vec()));
+        let mut gather = Gather::new(Early::new(far, b"early".to_vec()), None);
         let mut early = [0; 5];
         gather.read_exact(&mut early).await.unwrap();
         assert_eq!(&early, b"early");
