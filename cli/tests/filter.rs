@@ -37,15 +37,20 @@ fn project(trial: &Trial, lang: &str) -> PathBuf {
 fn with_compilers() -> (Trial, PathBuf) {
     let home = || PathBuf::from(env::var_os("HOME").unwrap()).join(".cache");
     let cache = env::var_os("XDG_CACHE_HOME").map_or_else(home, PathBuf::from).join("mirrord-dev");
-    let installed = |name: &str| {
-        let mut found = fs::read_dir(&cache).unwrap().flatten().map(|entry| entry.path());
-        let is_it = |path: &PathBuf| path.file_name().unwrap().to_string_lossy().starts_with(name) && path.extension().is_some();
-        found.find(is_it).unwrap_or_else(|| panic!("no {name}* in {}: run scripts/build-filters.sh first", cache.display()))
+    // The version that a file names behind these words.
+    let installed = |program: &str, file: &str, before: &str| {
+        let text = fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join(file)).unwrap();
+        let version = text.split(before).nth(1).unwrap().split(['"', '\n']).next().unwrap();
+        let folder = cache.join(format!("{program}-{version}"));
+        assert!(folder.exists(), "there is no {}: run scripts/build-filters.sh first", folder.display());
+        folder
     };
+    let zig = installed("zig", "../scripts/build-filters.sh", "\nZIG_VERSION=").join("ziglang");
+    let assemblyscript = installed("assemblyscript", "templates/assemblyscript/package.json", "\"assemblyscript\": \"");
     let mut trial = Trial::new();
-    let path = format!("{}:{}", env::var("PATH").unwrap(), installed("zig-").join("ziglang").display());
+    let path = format!("{}:{}", env::var("PATH").unwrap(), zig.display());
     trial.set("PATH", &path);
-    (trial, installed("assemblyscript-").join("node_modules"))
+    (trial, assemblyscript.join("node_modules"))
 }
 
 /// From nothing to a filter whose tests pass; how long that took. Then a source that does not compile: the module stays, and the

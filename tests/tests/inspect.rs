@@ -56,7 +56,7 @@ fn exchanges(output: &str) -> (Vec<Value>, Value) {
 fn each_exchange_is_a_plain_line_and_nothing_is_left() {
     let mut pod = Pod::new();
     in_pod(&mut pod, &Program::new(&[PYTHON, &source("grpc_server.py")], "grpc", &[9090]));
-    let inspect = Inspect::start(&pod, &[]);
+    let inspect = Inspect::start(&pod, &["--body", "5"]);
     assert!(inspect.errors().contains("ports 80, 8080, 8082, 9090 "), "{}", inspect.errors());
     let mut client = pod.connect(WEB);
     client.get("/get?a=b&token=abc", &[]);
@@ -79,6 +79,9 @@ fn each_exchange_is_a_plain_line_and_nothing_is_left() {
     assert_eq!(columns(&output, "POST /two"), want(["200", "70.0kB", "14B", "h2"]));
     assert!(output.contains("  200/0  "), "no gRPC status in\n{output}");
     assert!(!output.contains('\x1b'), "colours in a file");
+    for body in ["  > hello…\n", "  < pod P…\n", "  > xxxxx…\n"] {
+        assert!(output.contains(body), "no {body:?} in\n{output}");
+    }
     assert!(output.contains(" requests in ") && output.contains("  POST /two\n"), "no summary in\n{output}");
     pod.assert_pristine();
 }
@@ -183,6 +186,34 @@ fn on_a_terminal_lines_fit_it_and_are_coloured_and_ctrl_c_ends_it_with_a_summary
     }
     let shown = output.lines().filter(|line| line.contains(" GET /files/1k")).count();
     assert!(shown < 500, "{shown} lines of 2000 in one moment: nobody reads so fast");
+    drop(client);
+    pod.assert_pristine();
+}
+
+#[test]
+fn the_summary_has_each_route_once_with_how_long_its_slow_ones_took() {
+    const SLOW: u64 = 500_000;
+    let pod = Pod::new();
+    let slow = r#"{"header":"x-slow","value":"1","percent":100,"delay_ms":500,"then":"pass"}"#;
+    let session = Exec::steal(&pod).filter("fault", slow).run(&Program::c("one", &[WEB]));
+    let inspect = Inspect::start(&pod, &["-p", "80", "--json"]);
+    let mut client = pod.connect(WEB);
+    for number in 0..100 {
+        // Every 25th is held for half a second by the filter of a session that somebody else has.
+        let header = if number % 25 == 24 { "x-slow: 1" } else { "x-slow: 0" };
+        client.get(&format!("/item/{number}?page={number}"), &[header]);
+    }
+    client.get("/files/none", &[]);
+    client.get("/last", &[]);
+    inspect.wait_for(&["/last"]);
+    let (_, summary) = exchanges(&inspect.end());
+    let routes = summary["routes"].as_array().unwrap();
+    let route = |name: &str| routes.iter().find(|route| route["route"] == name).unwrap_or_else(|| panic!("no {name} in {summary}"));
+    assert_eq!((routes.len(), &route("GET /item/:id")["requests"]), (3, &100.into()), "{summary}");
+    let number = |name: &str| route("GET /item/:id")[name].as_u64().unwrap();
+    let [p50, p90, p99, max] = ["p50", "p90", "p99", "max"].map(number);
+    assert!(p50 <= p90 && p90 < SLOW / 2 && p99 >= SLOW && max >= p99 && max < 10 * SLOW, "{p50} {p90} {p99} {max}");
+    session.end();
     drop(client);
     pod.assert_pristine();
 }

@@ -133,8 +133,8 @@ fn over_http2_too() {
     let pod = Pod::new();
     let session = Exec::steal_mine(&pod).run(&Program::node_http2("two", &[WEB_H2]));
     let request = |number: usize| {
-        let (method, body) = if number % 2 == 0 { ("POST", vec![b'x'; number * 3000]) } else { ("GET", vec![]) };
-        http2::Request { method, path: format!("/{number}?a=b"), mine: number % 3 == 0, body }
+        let (method, body) = if number.is_multiple_of(2) { ("POST", vec![b'x'; number * 3000]) } else { ("GET", vec![]) };
+        http2::Request { method, path: format!("/{number}?a=b"), mine: number.is_multiple_of(3), body }
     };
     let recording = record(&pod, WEB_H2, "/last", &["steal", "pass"], || {
         for answer in http2::exchange(&pod.clients, pod.address(WEB_H2), (0..20).map(request).collect()) {

@@ -14,6 +14,13 @@ use crate::console;
 /// Files of a project by path, with `NAME` in them for the project's name.
 type Files = &'static [(&'static str, &'static str)];
 
+/// The ABI in languages that have no SDK: the file that the example in that language has, too.
+macro_rules! bindings {
+    ($path:literal) => {
+        include_str!(concat!("../../../examples/filters/", $path))
+    };
+}
+
 macro_rules! template {
     ($($path:literal),* $(,)?) => { &[$(($path, include_str!(concat!("../../templates/", $path)))),*] };
 }
@@ -23,6 +30,10 @@ const C: Files = template!["c/filter.c"];
 const GO: Files = template!["go/go.mod.in", "go/filter.go"];
 const ASSEMBLYSCRIPT: Files = template!["assemblyscript/package.json", "assemblyscript/assembly/index.ts"];
 const ZIG: Files = template!["zig/filter.zig"];
+const C_ABI: Files = &[("mirrord.h", bindings!("header-c/mirrord.h"))];
+const GO_ABI: Files = &[("mirrord.go", bindings!("header-go/mirrord.go"))];
+const ASSEMBLYSCRIPT_ABI: Files = &[("assembly/mirrord.ts", bindings!("header-assemblyscript/assembly/mirrord.ts"))];
+const ZIG_ABI: Files = &[("mirrord.zig", bindings!("header-zig/mirrord.zig"))];
 /// The same filter in all languages has the same tests.
 const ALL: Files = template!["README.md", "tests/requests.http", "gitignore"];
 
@@ -64,18 +75,19 @@ fn name(path: &Path) -> Result<String, Failure> {
 }
 
 fn write(folder: &Path, name: &str, lang: Lang) -> io::Result<()> {
-    let (own, source) = match lang {
-        Lang::Rust => (RUST, "src/lib.rs"),
-        Lang::C => (C, "filter.c"),
-        Lang::Go => (GO, "filter.go"),
-        Lang::Assemblyscript => (ASSEMBLYSCRIPT, "assembly/index.ts"),
-        Lang::Zig => (ZIG, "filter.zig"),
+    let (own, source, abi): (_, _, Files) = match lang {
+        Lang::Rust => (RUST, "src/lib.rs", &[]),
+        Lang::C => (C, "filter.c", C_ABI),
+        Lang::Go => (GO, "filter.go", GO_ABI),
+        Lang::Assemblyscript => (ASSEMBLYSCRIPT, "assembly/index.ts", ASSEMBLYSCRIPT_ABI),
+        Lang::Zig => (ZIG, "filter.zig", ZIG_ABI),
     };
     for (path, text) in own {
         // Their first part is the language. Cargo and Go would take a template in this repository for a project: those end in `.in`.
         let path = path.split_once('/').map_or(*path, |(_, path)| path);
         put(folder, Path::new(path.strip_suffix(".in").unwrap_or(path)), &text.replace("NAME", name))?;
     }
+    abi.iter().try_for_each(|(path, text)| put(folder, Path::new(path), text))?;
     for (path, text) in ALL {
         // Under its own name git would heed it here.
         let path = if *path == "gitignore" { ".gitignore" } else { path };
@@ -124,6 +136,26 @@ mod tests {
         let toml = SDK.iter().find(|(path, _)| *path == "Cargo.toml").unwrap().1;
         let manifest = manifest(toml);
         assert!(manifest.contains("name = \"mirrord-filter-sdk\"") && !manifest.contains("optional"), "{manifest}");
+    }
+
+    #[test]
+    fn each_languages_bindings_have_the_whole_abi() {
+        let abi = SDK.iter().find(|(path, _)| *path == "src/abi.rs").unwrap().1;
+        let imports = abi.split("pub mod import").nth(1).unwrap().split("pub mod ").next().unwrap();
+        let names: Vec<_> = imports.lines().filter_map(|line| line.trim().strip_prefix("pub const ")?.split('"').nth(1)).collect();
+        assert!(names.len() >= 25 && names.contains(&"get_header"), "{names:?}");
+        // Each function stands between these in its language.
+        let marks = [
+            (C_ABI, "IMPORT(", ") "),
+            (GO_ABI, "//go:wasmimport mirrord ", "\n"),
+            (ASSEMBLYSCRIPT_ABI, "@external(\"mirrord\", \"", "\")\n"),
+            (ZIG_ABI, "extern \"mirrord\" fn ", "("),
+        ];
+        for (files, before, after) in marks {
+            let (path, text) = files[0];
+            let missing: Vec<_> = names.iter().filter(|name| !text.contains(&format!("{before}{name}{after}"))).collect();
+            assert!(missing.is_empty(), "{path} lacks {missing:?}");
+        }
     }
 
     #[test]

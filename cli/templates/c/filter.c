@@ -2,18 +2,7 @@
 //
 // Config: the user's name as it stands in the header `x-user`; without a config it is `me`.
 
-#define IMPORT(name) __attribute__((import_module("mirrord"), import_name(#name)))
-#define EXPORT(name) __attribute__((export_name(#name)))
-
-IMPORT(get) int get(int what, char *buf, int cap);
-IMPORT(get_header) int get_header(const char *name, int name_len, int nth, char *buf, int cap);
-IMPORT(edit_header) void edit_header(int target, int op, const char *name, int name_len, const char *value, int value_len);
-IMPORT(reason) void reason(const char *text, int len);
-
-enum { CONFIG };
-enum { PASS, STEAL, MIRROR, RESPOND };
-enum { REQUEST, RESPONSE };
-enum { SET, APPEND, REMOVE };
+#include "mirrord.h"
 
 static char user[255];
 static int user_len;

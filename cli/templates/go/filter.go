@@ -5,28 +5,6 @@ package main
 
 import "unsafe"
 
-// A string travels as pointer and length.
-
-//go:wasmimport mirrord get
-func get(what int32, buf unsafe.Pointer, size int32) int32
-
-//go:wasmimport mirrord get_header
-func getHeader(name string, nth int32, buf unsafe.Pointer, size int32) int32
-
-//go:wasmimport mirrord edit_header
-func editHeader(target, op int32, name, value string)
-
-//go:wasmimport mirrord reason
-func reason(text string)
-
-const (
-	whatConfig     = 0
-	verdictPass    = 0
-	verdictSteal   = 1
-	targetResponse = 1
-	opSet          = 0
-)
-
 var (
 	user = "me"
 	// One for all calls: what a request does not allocate need not be collected.

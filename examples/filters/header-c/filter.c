@@ -3,19 +3,7 @@
 // Config: {"name": "x-user", "value": "me"}. The name is compared without regard to case, the value exactly.
 // No C library: all memory is what stands here.
 
-#define IMPORT(name) __attribute__((import_module("mirrord"), import_name(#name)))
-#define EXPORT(name) __attribute__((export_name(#name)))
-
-// docs/abi.md has the contract of each.
-IMPORT(get) int get(int what, char *buf, int cap);
-IMPORT(get_header) int get_header(const char *name, int name_len, int nth, char *buf, int cap);
-IMPORT(edit_header) void edit_header(int target, int op, const char *name, int name_len, const char *value, int value_len);
-IMPORT(reason) void reason(const char *text, int len);
-
-enum { CONFIG };
-enum { PASS, STEAL };
-enum { RESPONSE = 1 };
-enum { SET };
+#include "mirrord.h"
 
 struct text {
   char bytes[1024];

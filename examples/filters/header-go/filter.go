@@ -10,29 +10,7 @@ import (
 	"unsafe"
 )
 
-// docs/abi.md has the contract of each. A string travels as pointer and length.
-
-//go:wasmimport mirrord get
-func get(what int32, buf unsafe.Pointer, size int32) int32
-
-//go:wasmimport mirrord get_header
-func getHeader(name string, nth int32, buf unsafe.Pointer, size int32) int32
-
-//go:wasmimport mirrord edit_header
-func editHeader(target, op int32, name, value string)
-
-//go:wasmimport mirrord reason
-func reason(text string)
-
-const (
-	whatConfig     = 0
-	verdictPass    = 0
-	verdictSteal   = 1
-	targetResponse = 1
-	opSet          = 0
-
-	example = `{"name": "x-user", "value": "me"}`
-)
+const example = `{"name": "x-user", "value": "me"}`
 
 var (
 	config struct{ name, value string }

@@ -3,18 +3,7 @@
 //! Config: {"name": "x-user", "value": "me"}. The name is compared without regard to case, the value exactly.
 
 const std = @import("std");
-
-// docs/abi.md has the contract of each.
-extern "mirrord" fn get(what: i32, buf: [*]u8, cap: usize) i32;
-extern "mirrord" fn get_header(name: [*]const u8, name_len: usize, nth: i32, buf: [*]u8, cap: usize) i32;
-extern "mirrord" fn edit_header(target: i32, op: i32, name: [*]const u8, name_len: usize, value: [*]const u8, value_len: usize) void;
-extern "mirrord" fn reason(text: [*]const u8, len: usize) void;
-
-const what_config = 0;
-const verdict_pass = 0;
-const verdict_steal = 1;
-const target_response = 1;
-const op_set = 0;
+const mirrord = @import("mirrord.zig");
 
 const Config = struct { name: []const u8, value: []const u8 };
 
@@ -27,7 +16,7 @@ var why: []const u8 = "";
 export fn mirrord_abi_version_1() void {}
 
 export fn mirrord_configure() i32 {
-    const len = get(what_config, &text, text.len);
+    const len = mirrord.get(mirrord.what.config, &text, text.len);
     if (len <= 0) return refuse("this filter needs a config");
     var fixed = std.heap.FixedBufferAllocator.init(&memory);
     // A misspelt field would otherwise steal nothing, silently: the parser refuses what it does not know.
@@ -46,19 +35,19 @@ export fn mirrord_on_request() i32 {
     // A client may send the header more than once; any of them counts.
     var nth: i32 = 0;
     while (true) : (nth += 1) {
-        const len = get_header(config.name.ptr, config.name.len, nth, &value_buffer, value_buffer.len);
-        if (len < 0) return verdict_pass;
+        const len = mirrord.get_header(config.name.ptr, config.name.len, nth, &value_buffer, value_buffer.len);
+        if (len < 0) return mirrord.verdict.pass;
         // A longer one did not fit, and is another one than the config can hold.
         if (len > value_buffer.len or !std.mem.eql(u8, value_buffer[0..@intCast(len)], config.value)) continue;
         const mark = .{ "x-mirrord-filter", "header" };
-        edit_header(target_response, op_set, mark[0], mark[0].len, mark[1], mark[1].len);
-        reason(why.ptr, why.len);
-        return verdict_steal;
+        mirrord.edit_header(mirrord.of.response, mirrord.op.set, mark[0], mark[0].len, mark[1], mark[1].len);
+        mirrord.reason(why.ptr, why.len);
+        return mirrord.verdict.steal;
     }
 }
 
 fn refuse(comptime problem: []const u8) i32 {
     const whole = problem ++ "; it looks like {\"name\": \"x-user\", \"value\": \"me\"}";
-    reason(whole, whole.len);
+    mirrord.reason(whole, whole.len);
     return 1;
 }

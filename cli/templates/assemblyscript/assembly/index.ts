@@ -2,25 +2,7 @@
 //
 // Config: the user's name as it stands in the header `x-user`; without a config it is `me`.
 
-@external("mirrord", "get")
-declare function get(what: i32, buf: usize, cap: i32): i32;
-@external("mirrord", "get_header")
-declare function getHeader(name: usize, nameLen: i32, nth: i32, buf: usize, cap: i32): i32;
-@external("mirrord", "edit_header")
-declare function editHeader(target: i32, op: i32, name: usize, nameLen: i32, value: usize, valueLen: i32): void;
-@external("mirrord", "reason")
-declare function hostReason(text: usize, len: i32): void;
-
-const CONFIG = 0;
-const PASS = 0;
-const STEAL = 1;
-const RESPONSE = 1;
-const SET = 0;
-
-// Strings here are UTF-16, those of the host are bytes.
-function utf8(text: string): Uint8Array {
-  return Uint8Array.wrap(String.UTF8.encode(text));
-}
+import { CONFIG, PASS, RESPONSE, SET, STEAL, editHeader, get, getHeader, reason, utf8 } from "./mirrord";
 
 let user: Uint8Array = utf8("me");
 const header = utf8("x-user");
@@ -35,7 +17,7 @@ export function mirrord_configure(): i32 {
   const len = get(CONFIG, buffer.dataStart, buffer.length);
   if (len > 255) {
     const wrong = utf8("the config is the name of a user, at most 255 bytes");
-    hostReason(wrong.dataStart, wrong.length);
+    reason(wrong.dataStart, wrong.length);
     return 1;
   }
   if (len > 0) user = buffer.slice(0, len);
@@ -45,7 +27,7 @@ export function mirrord_configure(): i32 {
 export function mirrord_on_request(): i32 {
   const len = getHeader(header.dataStart, header.length, 0, buffer.dataStart, buffer.length);
   if (len != user.length || memory.compare(buffer.dataStart, user.dataStart, len) != 0) return PASS;
-  hostReason(why.dataStart, why.length);
+  reason(why.dataStart, why.length);
   editHeader(RESPONSE, SET, markName.dataStart, markName.length, markValue.dataStart, markValue.length);
   return STEAL;
 }

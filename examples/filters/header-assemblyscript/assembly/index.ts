@@ -2,26 +2,7 @@
 //
 // Config: {"name": "x-user", "value": "me"}. The name is compared without regard to case, the value exactly.
 
-// docs/abi.md has the contract of each.
-@external("mirrord", "get")
-declare function get(what: i32, buf: usize, cap: i32): i32;
-@external("mirrord", "get_header")
-declare function getHeader(name: usize, nameLen: i32, nth: i32, buf: usize, cap: i32): i32;
-@external("mirrord", "edit_header")
-declare function editHeader(target: i32, op: i32, name: usize, nameLen: i32, value: usize, valueLen: i32): void;
-@external("mirrord", "reason")
-declare function hostReason(text: usize, len: i32): void;
-
-const CONFIG = 0;
-const PASS = 0;
-const STEAL = 1;
-const RESPONSE = 1;
-const SET = 0;
-
-// Strings here are UTF-16, the agent's are bytes.
-function utf8(text: string): Uint8Array {
-  return Uint8Array.wrap(String.UTF8.encode(text));
-}
+import { CONFIG, PASS, RESPONSE, SET, STEAL, editHeader, get, getHeader, reason, utf8 } from "./mirrord";
 
 let name: Uint8Array = new Uint8Array(0);
 let value: Uint8Array = new Uint8Array(0);
@@ -32,7 +13,7 @@ const markValue = utf8("header");
 
 function refuse(problem: string): i32 {
   const text = utf8(problem + '; it looks like {"name": "x-user", "value": "me"}');
-  hostReason(text.dataStart, text.length);
+  reason(text.dataStart, text.length);
   return 1;
 }
 
@@ -112,7 +93,7 @@ export function mirrord_on_request(): i32 {
     // A longer one did not fit, and is another one than the config can hold.
     if (len != value.length || memory.compare(buffer.dataStart, value.dataStart, len) != 0) continue;
     editHeader(RESPONSE, SET, markName.dataStart, markName.length, markValue.dataStart, markValue.length);
-    hostReason(why.dataStart, why.length);
+    reason(why.dataStart, why.length);
     return STEAL;
   }
 }
