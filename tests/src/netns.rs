@@ -3,7 +3,7 @@
 use std::{
     fs::{self, File},
     ops::Deref,
-    os::unix::fs::MetadataExt,
+    os::{fd::AsRawFd, unix::fs::MetadataExt},
     path::{Path, PathBuf},
     process::Command,
     sync::Arc,
@@ -47,6 +47,18 @@ impl Handle {
         Self(Arc::new(File::open(path).unwrap_or_else(|error| panic!("no namespace at {}: {error}", path.display()))))
     }
 
+    /// A command that will run inside, for as long as this is there when it starts.
+    pub fn command(&self, program: &str) -> Command {
+        enter(Path::new(&format!("/proc/{}/fd/{}", std::process::id(), self.0.as_raw_fd())), program)
+    }
+
+    /// Runs a command line inside; gives what it printed.
+    #[track_caller]
+    pub fn sh(&self, words: &str) -> String {
+        let mut words = words.split_whitespace();
+        run(self.command(words.next().unwrap()).args(words))
+    }
+
     /// Runs `work` on a thread inside. Sockets made there stay inside, wherever they are used.
     pub fn run<T: Send>(&self, work: impl FnOnce() -> T + Send) -> T {
         thread::scope(|scope| {
@@ -83,18 +95,9 @@ impl Namespace {
         self.handle.clone()
     }
 
-    /// A command that will run inside. `nsenter`, because `ip netns exec` hides the cgroups of what it runs.
+    /// A command that will run inside.
     pub fn command(&self, program: &str) -> Command {
-        let mut command = Command::new("nsenter");
-        command.arg(format!("--net={}", path(&self.name).display())).arg("--").arg(program);
-        command
-    }
-
-    /// Runs a command line inside; gives what it printed.
-    #[track_caller]
-    pub fn sh(&self, words: &str) -> String {
-        let mut words = words.split_whitespace();
-        run(self.command(words.next().unwrap()).args(words))
+        enter(&path(&self.name), program)
     }
 }
 
@@ -110,6 +113,13 @@ impl Drop for Namespace {
     fn drop(&mut self) {
         remove(&self.name);
     }
+}
+
+/// `nsenter`, because `ip netns exec` hides the cgroups of what it runs.
+fn enter(namespace: &Path, program: &str) -> Command {
+    let mut command = Command::new("nsenter");
+    command.arg(format!("--net={}", namespace.display())).arg("--").arg(program);
+    command
 }
 
 fn path(name: &str) -> PathBuf {

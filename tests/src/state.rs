@@ -8,7 +8,7 @@ use std::{
 
 use crate::{
     machine::{output, run},
-    netns::Namespace,
+    netns::Handle,
 };
 
 /// Everything of a namespace that must be the same before and after, one line each.
@@ -17,7 +17,7 @@ pub struct Snapshot(BTreeSet<String>);
 
 impl Snapshot {
     /// As it is now.
-    pub fn of(namespace: &Namespace) -> Self {
+    pub fn of(namespace: &Handle) -> Self {
         let mut lines = BTreeSet::new();
         for family in ["iptables", "ip6tables"] {
             lines.extend(rules(namespace, family));
@@ -39,7 +39,7 @@ impl Snapshot {
 }
 
 /// Rules of one family as `iptables-save` prints them, each with its table. Empty tables that the nft backend leaves are nothing.
-pub fn rules(namespace: &Namespace, family: &str) -> Vec<String> {
+pub fn rules(namespace: &Handle, family: &str) -> Vec<String> {
     let mut table = "";
     let saved = run(&mut namespace.command(&format!("{family}-save")));
     let mut found = Vec::new();
@@ -68,7 +68,7 @@ fn table_end(line: &str) -> &str {
 }
 
 /// Is there a rule of either family that names this port as a destination?
-pub fn redirects(namespace: &Namespace, port: u16) -> bool {
+pub fn redirects(namespace: &Handle, port: u16) -> bool {
     let port = port.to_string();
     let names_it = |line: &String| {
         let mut words = line.split_whitespace().skip_while(|word| !word.starts_with("--dport")).skip(1);
@@ -104,7 +104,7 @@ fn entries(folder: &Path, part: &str) -> Vec<PathBuf> {
 }
 
 /// Does this machine's kernel have the `recent` match? The lease, which frees the pod when agent and guard die at once, needs it.
-pub fn has_recent(namespace: &Namespace) -> bool {
+pub fn has_recent(namespace: &Handle) -> bool {
     let probe = "iptables -t nat -A OUTPUT -p tcp --dport 1 -m recent --name mirrordtest --rcheck -j RETURN";
     let words: Vec<_> = probe.split_whitespace().collect();
     let added = output(namespace.command(words[0]).args(&words[1..])).status.success();

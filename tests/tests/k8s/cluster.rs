@@ -12,6 +12,7 @@ use mirrord_tests::{
     Client,
     cluster::{NODE, Space, component, developer},
     processes::{Process, tree},
+    state::rules,
 };
 
 #[test]
@@ -121,8 +122,10 @@ fn in_a_mesh_requests_come_by_way_of_the_sidecar() {
     space.shop(1);
     space.rolled_out("deployment/meshed");
     space.reachable(&space.client(), space.service("meshed", 80));
-    let name = space.pods("app=meshed").remove(0).name;
-    assert_eq!(space.ask("meshed", "/meshed", &[]), format!("pod {name} GET /meshed\n"));
+    let pod = space.pods("app=meshed").remove(0);
+    let rules = rules(&pod.network(), "iptables");
+    assert!(rules.iter().any(|rule| rule.ends_with("-A ISTIO_IN_REDIRECT -p tcp -j REDIRECT --to-ports 15006")), "{rules:?}");
+    assert_eq!(space.ask("meshed", "/meshed", &[]), format!("pod {} GET /meshed\n", pod.name));
     let seen = space.kubectl("logs deployment/meshed -c shop");
     assert!(seen.contains("request GET /meshed from=::ffff:127.0.0.6 "), "{seen}");
     let relayed = space.kubectl("logs deployment/meshed -c istio-proxy");
