@@ -33,6 +33,8 @@ fn every_wrong_command_line_is_refused_with_the_next_step() {
         ("exec -t netns/x python3 -u app.py", "'-u'", "put -- before the program"),
         ("exec -t", "--target", "mirrord exec --help"),
         ("execute", "'execute'", "mirrord exec --help"),
+        ("inspect --nonsense", "'--nonsense'", "`mirrord inspect --help`"),
+        ("filter build --nonsense", "'--nonsense'", "`mirrord filter --help`"),
     ];
     let trial = Trial::new();
     for (line, error, help) in cases {
@@ -47,6 +49,21 @@ fn the_variables_count_where_a_flag_is_missing() {
     trial.run(&["exec", "--", "true"]).refused(2, "MIRRORD_AGENT_TCP_STEAL_TRAFFIC is `1`", "steal or mirror");
     trial.run(&["exec", "--mirror", "--", "true"]).refused(1, "`from-variable`", "");
     trial.run(&["exec", "--mirror", "-t", "netns/from-flag", "--", "true"]).refused(1, "`from-flag`", "");
+}
+
+#[test]
+fn a_config_files_templates_see_the_environment_and_what_they_lack_is_said() {
+    let mut trial = Trial::new();
+    let file = trial.file("mirrord.yaml", "target: netns/{{ get_env(name='A_SHOP') }}-{{ key }}\nkey: file\n", 0o644);
+    let file = file.to_str().unwrap();
+    trial.run(&["exec", "-f", file, "--", "true"]).refused(1, "the variable A_SHOP is not set", "default=");
+    trial.set("A_SHOP", "cart");
+    trial.run(&["exec", "-f", file, "--", "true"]).refused(1, "`cart-file`", "");
+    trial.set("MIRRORD_KEY", "variable");
+    trial.run(&["exec", "-f", file, "--", "true"]).refused(1, "`cart-variable`", "");
+    trial.run(&["exec", "-f", file, "-k", "flag", "--", "true"]).refused(1, "`cart-flag`", "");
+    let open = trial.file("open.toml", "target = \"netns/{{ key \"\n", 0o644);
+    trial.run(&["exec", "-f", open.to_str().unwrap(), "--", "true"]).refused(1, "a template in line 1", "get_env");
 }
 
 #[test]
