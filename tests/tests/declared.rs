@@ -7,6 +7,7 @@ use std::fs;
 
 use mirrord_tests::{
     Exec, Pod, Program,
+    looking::explained,
     pod::{WEB, WEB_TOO},
     wait::PATIENCE,
 };
@@ -73,11 +74,14 @@ fn a_condition_for_some_ports_leaves_the_others_whole_to_the_session() {
     let exec = Exec::plain(&pod).option(&format!("-f {} --key blue", file.display()));
     let session = exec.run(&Program::c("mine", &[WEB, WEB_TOO]));
     let ask = |port: u16, header: &str| {
-        let request = pod.request(pod.address(port), "GET", "/").with(header);
+        let request = pod.request(pod.address(port), "GET", &format!("/{port}")).with(header);
         request.send().who().trim_start_matches("program ").to_owned()
     };
     assert_eq!((ask(WEB, "X-Team: BLUE"), ask(WEB, "x-team: red")), ("mine".into(), "pod".into()));
     assert_eq!((ask(WEB_TOO, "x-team: red"), ask(WEB_TOO, "x-team: blue")), ("mine".into(), "mine".into()));
+    // There nothing is read, and so nothing decided.
+    let told = explained(&pod, &[]);
+    assert!(told.contains("GET /80 ") && !told.contains("GET /8080"), "{told}");
     session.end();
     // Whole means whatever it is: what is no HTTP reaches the program there, and the pod on the port that is filtered.
     let session = Exec::plain(&pod).option(&format!("-f {}", file.display())).run(&Program::raw("raw", &[WEB, WEB_TOO]));

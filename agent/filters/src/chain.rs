@@ -47,6 +47,7 @@ pub struct Background {
 
 /// How far the walk is.
 #[derive(Debug)]
+#[expect(clippy::large_enum_variant, reason = "it is looked at where it comes, and nearly always it is the large one")]
 pub enum Step {
     Decided(Outcome),
     /// Hold the request until [`Pending::window`] bytes of its body have come, or all of it: [`Chain::on_request_body`].

@@ -373,7 +373,8 @@ mod tests {
         trail.asked_in_full(asked(1, Some(1), Verdict::Mirror), vec![said(0, Some("looked")), said(1, None)], Some("a copy".into()));
         trail.asked(asked(2, None, Verdict::Pass));
         trail.asked_in_full(asked(3, Some(7), Verdict::Steal), Vec::new(), Some("mine".into()));
-        let told = |trail: &Trail| -> Vec<(SessionId, Vec<(u8, Option<String>)>)> {
+        type Told = Vec<(u8, Option<String>)>;
+        let told = |trail: &Trail| -> Vec<(SessionId, Told)> {
             let one = |said: &Said| (said.link, said.reason.as_deref().map(str::to_owned));
             trail.answers().map(|(asked, said)| (asked.session, said.iter().map(one).collect())).collect()
         };
