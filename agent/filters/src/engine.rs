@@ -9,6 +9,7 @@ use crate::cache::Cache;
 use crate::declared::Condition;
 use crate::filter::{Filter, Kind, Settings};
 use crate::log::{LogSink, to_tracing};
+use crate::memory::Memories;
 use crate::ticker::Ticker;
 use crate::{FilterError, Module, abi, module, own, proxy_wasm};
 
@@ -111,8 +112,9 @@ fn config() -> wasmtime::Config {
     config
         .epoch_interruption(true)
         .max_wasm_stack(WASM_STACK)
-        // Instances are few and long-lived: on-demand memory keeps an idle agent small. With a reservation below 4 GiB
-        // bounds are checked in code, which costs a filter next to nothing.
+        // Instances are few and long-lived: on-demand memory keeps an idle agent small, and what is used again makes those quick
+        // that serve one request. With a reservation below 4 GiB bounds are checked in code, which costs a filter next to nothing.
+        .with_host_memory(Arc::new(Memories::default()))
         .memory_reservation(MEMORY_RESERVATION)
         .memory_reservation_for_growth(1 << 20)
         .memory_guard_size(64 << 10)

@@ -23,6 +23,8 @@ mod followers;
 mod health;
 mod link;
 mod log;
+#[allow(unsafe_code)]
+mod memory;
 mod message;
 mod module;
 mod own;
