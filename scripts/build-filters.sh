@@ -114,20 +114,32 @@ tool_zig() {
 }
 build_zig() { "$TOOL" build-exe filter.zig -target wasm32-freestanding -O ReleaseSmall -fno-entry -rdynamic --cache-dir "$BUILD/zig" -femit-bin="$1"; }
 
-# The version is package.json's; the flags are those of its script, with another place for the result.
+# The versions are package.json's; the flags are those of its script, with another place for the result.
 tool_assemblyscript() {
-    local version
+    local version sdk packages
     version=$(sed -n 's/.*"assemblyscript": "\(.*\)".*/\1/p' package.json)
+    sdk=$(sed -n 's/.*"@solo-io\/proxy-runtime": "\([^"]*\)".*/\1/p' package.json)
+    packages=("assemblyscript@$version")
+    # A filter of ours needs no package; one of proxy-wasm its SDK.
+    if [ -n "$sdk" ]; then
+        packages+=("@solo-io/proxy-runtime@$sdk")
+        version+="-proxy-$sdk"
+    fi
     TOOL=$CACHE/assemblyscript-$version/node_modules/.bin/asc
     [ ! -x "$TOOL" ] || return 0
     command -v npm >/dev/null || install_packages "install Node 20 or newer, with npm" npm
     say "installing AssemblyScript $version (once)"
     rm -rf "$CACHE/assemblyscript-$version.new"
-    npm install --silent --no-audit --no-fund --prefix "$CACHE/assemblyscript-$version.new" "assemblyscript@$version" >&2 ||
+    npm install --silent --no-audit --no-fund --prefix "$CACHE/assemblyscript-$version.new" "${packages[@]}" >&2 ||
         die "npm could not install assemblyscript $version"
     rm -rf "$CACHE/assemblyscript-$version" && mv "$CACHE/assemblyscript-$version.new" "$CACHE/assemblyscript-$version"
 }
-build_assemblyscript() { "$TOOL" assembly/index.ts --outFile "$1" --optimizeLevel 3 --shrinkLevel 1 --runtime minimal --use abort=; }
+build_assemblyscript() {
+    local flags
+    read -ra flags <<<"$(sed -n 's/.*"build": "asc assembly\/index.ts \(-b\|--outFile\) [^ ]* \(.*\)".*/\2/p' package.json)"
+    # Old versions warn about their own library.
+    "$TOOL" assembly/index.ts -o "$1" --path "$(dirname "$TOOL")/.." "${flags[@]}" --noColors 2>&1
+}
 
 language() {
     if [ -e "$1/Cargo.toml" ]; then echo rust

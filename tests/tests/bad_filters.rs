@@ -68,6 +68,34 @@ fn passes_in_time(filter: &str, path: &str, reasons: &[&str]) {
 }
 
 #[test]
+fn a_filter_that_fails_denies_or_steals_where_the_session_asks_for_it() {
+    for (policy, who) in [("deny", "mirrord:"), ("steal", "program one")] {
+        let pod = Pod::new();
+        let exec = Exec::steal(&pod).filter("trap", "").option(&format!("--filter-on-failure {policy}"));
+        let session = exec.run(&Program::c("one", &[WEB]));
+        let mut client = pod.connect(WEB);
+        // Also once it is set aside, after ten in a row; and a body does not get past it.
+        for turn in 0..15 {
+            let response = client.get("/", &[]);
+            assert_eq!(response.who(), who, "{policy}, request {turn}");
+            assert_eq!(response.status, if policy == "deny" { 503 } else { 200 });
+        }
+        let posted = pod.request(pod.address(WEB), "POST", "/").body(&[b'x'; 100_000]).send();
+        assert_eq!(posted.who(), who, "{policy}");
+        if policy == "deny" {
+            assert!(posted.text().contains("trap.wat failed, and its failure policy is to deny"), "{}", posted.text());
+            assert!(session.seen().is_empty());
+        } else {
+            assert_eq!(session.seen().len(), 16);
+        }
+        eventually("the user is told", || session.output().contains("is set aside for a while").then_some(()));
+        // Who has no such filter is not refused by it.
+        session.end();
+        assert_eq!(pod.get("/").send().who(), "pod");
+    }
+}
+
+#[test]
 fn after_a_trap_the_next_request_meets_a_fresh_instance() {
     let pod = Pod::new();
     let _session = Exec::steal(&pod).filter("trap-once", "").run(&Program::c("one", &[WEB]));

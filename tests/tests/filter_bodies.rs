@@ -8,7 +8,13 @@ use std::{
     time::{Duration, Instant},
 };
 
-use mirrord_tests::{Client, Exec, Pod, Program, Recorder, Session, eventually, http::Pieces, pod::WEB, recorder::Step, session::ME};
+use mirrord_tests::{
+    Client, Exec, Pod, Program, Recorder, Session, eventually,
+    http::Pieces,
+    pod::WEB,
+    recorder::Step,
+    session::{Delivery, ME},
+};
 
 /// The recorder's port; the sessions' programs want it too.
 const PORT: u16 = 9000;
@@ -68,6 +74,35 @@ fn a_request_goes_where_its_body_says_and_no_byte_is_changed() {
     session.end();
     drop(recorder);
     pod.assert_pristine();
+}
+
+#[test]
+fn the_pod_gets_a_copy_of_what_the_session_answers_and_nobody_waits_for_the_pod() {
+    for delivery in Delivery::ALL {
+        let pod = Pod::new();
+        let recorder = Recorder::new(&pod.inside, PORT);
+        let session = Exec::steal(&pod).delivery(delivery).filter("both", "").run(&Program::node("one", &[PORT]));
+        // What the pod answers goes nowhere; and the last one it does not answer.
+        let all = [
+            &bodies("POST /a HTTP/1.1\r\nHost:  pod\r\nX-User: a\r\n", "twenty letters of text")[..],
+            &[b"GET /b HTTP/1.1\r\nHost: pod\r\n\r\n".to_vec()],
+        ]
+        .concat();
+        let answered = [all[0].len(), all[0].len() + all[1].len()];
+        recorder.play(answered.map(|after| Step { after, answer: ANSWER.to_vec(), pieces: Pieces::Whole, close: false }).to_vec());
+        let mut client = pod.connect(PORT);
+        for request in &all {
+            client.send(request);
+            assert_eq!(client.response().who(), "program one");
+        }
+        let copied = || recorder.seen().into_iter().flat_map(|one| one.bytes).collect::<Vec<_>>();
+        eventually("the pod has its copies", || (copied().len() >= all.concat().len()).then_some(()));
+        assert_eq!(String::from_utf8_lossy(&copied()), String::from_utf8_lossy(&all.concat()), "{delivery:?}");
+        assert_eq!(session.seen().iter().map(|seen| seen.body).collect::<Vec<_>>(), [22, 22, 0]);
+        session.end();
+        drop((client, recorder));
+        pod.assert_pristine();
+    }
 }
 
 #[test]

@@ -212,6 +212,7 @@ impl Chain {
                 Ok(said) => {
                     append(&mut decision.edits, said.edits);
                     follower.wants.response_body = said.response_body;
+                    follower.may_change_response = place.may_change_body(follower.exchange, Side::Response);
                     decision.abort |= said.abort;
                     decision.reason = said.reason.or(decision.reason.take());
                     if said.replace.is_some() {
@@ -240,16 +241,17 @@ impl Chain {
     /// The trailers of a body, for the links that follow the exchange; their edits.
     pub fn on_trailers(&mut self, followers: &mut Followers, side: Side, trailers: &[Field<'_>]) -> TrailersDecision {
         let mut decision = TrailersDecision::default();
-        for follower in followers.in_order(side) {
+        for follower in followers.in_order(side).filter(|follower| follower.wants.trailers) {
             let Some(place) = self.links.get_mut(follower.link) else { continue };
             match place.call(|link| link.on_trailers(follower.exchange, side, trailers)) {
                 Ok(edits) => append(&mut decision.edits, edits),
                 Err(fault) => {
                     decision.faults.push(fault);
-                    follower.wants = Wants::default();
+                    follower.failed = true;
                 }
             }
         }
+        followers.list.retain(|follower| !follower.failed);
         decision
     }
 
@@ -392,7 +394,8 @@ impl Chain {
 
     fn pending(&self, link: usize, exchange: crate::Exchange, window: usize, so_far: &mut Outcome) -> Pending {
         let mut asked = Followers::new(self.ended.clone());
-        asked.list.push(Follower { link, exchange, wants: Wants::default(), may_change: true, failed: false });
+        let (wants, may_change_request, may_change_response) = (Wants::default(), true, true);
+        asked.list.push(Follower { link, exchange, wants, may_change_request, may_change_response, failed: false });
         Pending(Box::new(Undecided { so_far: std::mem::take(so_far), asked, window }))
     }
 
@@ -407,9 +410,15 @@ impl Chain {
         if let Some(exchange) = decision.exchange.filter(|_| !decision.wants.nothing()) {
             let ended = &self.ended;
             let followers = so_far.followers.get_or_insert_with(|| Box::new(Followers::new(ended.clone())));
-            let place = self.links.get(index);
-            let may_change = place.is_none_or(|place| place.link.may_change_bodies() || place.filter.inner.policy == Policy::Deny);
-            followers.list.push(Follower { link: index, exchange, wants: decision.wants, may_change, failed: false });
+            let mut may_change = |side| self.links.get_mut(index).is_none_or(|place| place.may_change_body(exchange, side));
+            followers.list.push(Follower {
+                link: index,
+                exchange,
+                wants: decision.wants,
+                may_change_request: may_change(Side::Request),
+                may_change_response: may_change(Side::Response),
+                failed: false,
+            });
         }
         if decision.verdict == Verdict::Pass {
             return false;
@@ -442,10 +451,8 @@ impl Chain {
 
     /// Tells the links about exchanges that ended by being dropped.
     fn end_dropped(&mut self) {
-        if self.ended.0.borrow().is_empty() {
-            return;
-        }
-        for follower in self.ended.0.take() {
+        // One by one: the place for them is used again.
+        while let Some(follower) = { self.ended.0.borrow_mut().pop() } {
             self.end(follower);
         }
     }
@@ -472,6 +479,11 @@ impl Place {
 
     fn call<T>(&mut self, hook: impl FnOnce(&mut dyn Link) -> Result<T, Fault>) -> Result<T, Fault> {
         hook(&mut *self.link).map_err(|fault| self.failed(fault))
+    }
+
+    /// Whether a body has to wait for what the link says about it; also where its failure would have to keep the body back.
+    fn may_change_body(&mut self, exchange: crate::Exchange, side: Side) -> bool {
+        self.filter.inner.policy == Policy::Deny || self.link.may_change_body(exchange, side)
     }
 
     fn failed(&self, fault: Fault) -> Fault {

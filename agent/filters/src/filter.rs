@@ -13,14 +13,19 @@ use crate::proxy_wasm::{Plugin, Upstream};
 use crate::random::{Random, any_seed};
 use crate::series::Metric;
 use crate::shared::Shared;
+use crate::ticker::ticks;
 use crate::{own, proxy_wasm};
+
+/// A start may take so many times as long as the first one.
+const STARTS: u32 = 4;
 
 /// Within which a filter stays. Values out of reason are brought back into it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Limits {
-    /// Longest call of a hook, making a fresh instance included. At least 3 ms.
+    /// Longest call of a hook. At least 3 ms.
     pub call: Duration,
-    /// Longest first start: instantiation and configure hook, outside the request path.
+    /// Longest first start: instantiation and configure hook, outside the request path. Later ones may take as long as a call, or
+    /// a few times as long as the first one took.
     pub configure: Duration,
     /// Bytes of linear memory of one instance.
     pub memory: usize,
@@ -77,9 +82,6 @@ pub struct Settings {
     pub isolation: Isolation,
     /// Hosts that a proxy-wasm filter's HTTP calls may reach; any other call is refused.
     pub upstreams: Vec<Upstream>,
-    /// A proxy-wasm filter sees every body, not only where it took `content-length` away or paused at the head. A body that
-    /// is shown may be framed anew.
-    pub bodies: bool,
     /// Where its log lines go; nothing: to the engine's sink.
     pub log: Option<LogSink>,
     /// What it may ask about its session, by name.
@@ -110,6 +112,8 @@ pub(crate) struct Configured {
     pub(crate) health: Health,
     pub(crate) shared: Arc<Shared>,
     pub(crate) kind: Kind,
+    /// Longest later start, in ticks.
+    start_ticks: AtomicU64,
     seed: u64,
     /// Instances made so far: each has random numbers of its own.
     instances: AtomicU64,
@@ -137,6 +141,7 @@ impl Filter {
             properties,
             log: FilterLog::new(name, log),
             health: Health::new(limits.faults_in_a_row, limits.rest),
+            start_ticks: AtomicU64::new(ticks(limits.call)),
             limits,
             shared: replaces.map_or_else(Arc::default, |old| old.inner.shared.clone()),
             kind,
@@ -207,6 +212,18 @@ impl Filter {
 }
 
 impl Configured {
+    /// Its first start took so long. A runtime like Go's takes longer to start than any call may, and one that has failed starts
+    /// again while a request waits; one that starts quickly must not have more time for that than for a call.
+    pub(crate) fn started_in(&self, took: Duration) {
+        let again = (took * STARTS).clamp(self.limits.call, self.limits.configure.max(self.limits.call));
+        self.start_ticks.store(ticks(again), Ordering::Relaxed);
+    }
+
+    /// How many ticks making an instance may take.
+    pub(crate) fn start_ticks(&self) -> u64 {
+        self.start_ticks.load(Ordering::Relaxed)
+    }
+
     /// Random numbers for one more instance.
     pub(crate) fn next_random(&self) -> Random {
         Random::new(self.seed, self.instances.fetch_add(1, Ordering::Relaxed))

@@ -26,7 +26,8 @@ pub(crate) struct Follower {
     pub(crate) exchange: Exchange,
     pub(crate) wants: Wants,
     /// It could replace bytes, or end the exchange by failing.
-    pub(crate) may_change: bool,
+    pub(crate) may_change_request: bool,
+    pub(crate) may_change_response: bool,
     /// Its link failed, and has forgotten the exchange.
     pub(crate) failed: bool,
 }
@@ -54,7 +55,17 @@ impl Followers {
     /// Whether anybody who looks at that body could replace bytes of it or reset the exchange: else it need not be held.
     #[must_use]
     pub fn may_change(&self, side: Side) -> bool {
-        self.list.iter().any(|follower| follower.may_change && follower.wants.window(side).is_some())
+        let changes = |follower: &Follower| match side {
+            Side::Request => follower.may_change_request,
+            Side::Response => follower.may_change_response,
+        };
+        self.list.iter().any(|follower| changes(follower) && follower.wants.window(side).is_some())
+    }
+
+    /// Whether somebody wants to see what follows a body that it is shown.
+    #[must_use]
+    pub fn want_trailers(&self) -> bool {
+        self.list.iter().any(|follower| follower.wants.trailers)
     }
 
     /// Whether somebody wants to see the response's head.

@@ -18,6 +18,8 @@ pub struct Wants {
     pub request_body: Option<usize>,
     pub response: bool,
     pub response_body: Option<usize>,
+    /// What follows those bodies.
+    pub trailers: bool,
     pub end: bool,
 }
 
@@ -88,8 +90,9 @@ pub enum Side {
 
 /// A filter's work on one thread. After an `Err` the link has forgotten the exchange.
 pub(crate) trait Link {
-    /// Whether it could replace bytes of a body that it looks at, or reset its exchange. Nobody has to wait for one that cannot.
-    fn may_change_bodies(&self) -> bool {
+    /// Whether it could replace bytes of a body that it looks at, or has to judge them before they go on. Nobody waits for one that
+    /// cannot. Asked when the head of that side has been decided.
+    fn may_change_body(&mut self, _exchange: Exchange, _side: Side) -> bool {
         true
     }
 

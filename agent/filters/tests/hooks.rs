@@ -6,12 +6,12 @@ mod common;
 #[path = "common/wat.rs"]
 mod wat;
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use common::{engine, get, request, response};
 use mirrord_filters::{
-    BUCKETS, Chain, ConnectionParts, Edit, Failed, Filter, Followers, Isolation, MetricValue, Outcome, Pending, Policy, RequestParts, Said,
-    Settings, Side, Step, Verdict,
+    BUCKETS, Chain, ConnectionParts, Edit, Failed, FaultKind, Filter, Followers, Isolation, Limits, MetricValue, Outcome, Pending, Policy,
+    RequestParts, Said, Settings, Side, Step, Verdict,
 };
 
 fn filter(hooks: &str) -> Filter {
@@ -121,6 +121,29 @@ fn what_each_link_says_by_itself_is_noted_and_its_time_when_asked_for() {
     assert_eq!(chain.skip(pending, &post()).said.last().map(|said| (said.link, said.failed)), Some((3, Some(Failed::Skipped))));
     (0..10).for_each(|_| drop(chain.on_request(&get(&[]))));
     assert_eq!(decided(chain.on_request(&get(&[]))).said[1].failed, Some(Failed::SetAside));
+}
+
+#[test]
+fn a_runtime_may_take_its_time_to_start_and_what_started_quickly_may_not() {
+    let limits = || Limits { call: Duration::from_millis(3), configure: Duration::from_secs(10), ..Limits::default() };
+    let slow = r#"
+        (func (export "mirrord_configure") (result i32) (local $i i32)
+          (loop $again (br_if $again (i32.lt_u (local.tee $i (i32.add (local.get $i) (i32.const 1))) (i32.const 200000000))))
+          (i32.const 0))
+        (func (export "mirrord_on_request") (result i32) (i32.const 1))"#;
+    let filter = wat::filter(&engine(), "slow", slow, Settings { limits: limits(), ..Settings::default() });
+    let outcome = decided(Chain::new(vec![filter]).on_request(&get(&[])));
+    assert_eq!((outcome.verdict, outcome.faults), (Verdict::Steal, vec![]));
+    // Only its first start ends.
+    let later = r#"
+        (func (export "mirrord_configure") (result i32)
+          (if (i64.gt_s (call $add_state @key (i64.const 1) (i32.const 0)) (i64.const 1)) (then (loop $again (br $again))))
+          (i32.const 0))"#;
+    let filter = wat::filter(&engine(), "later", later, Settings { limits: limits(), ..Settings::default() });
+    let (mut chain, began) = (Chain::new(vec![filter]), Instant::now());
+    let outcome = decided(chain.on_request(&get(&[])));
+    assert_eq!((outcome.verdict, outcome.faults[0].kind), (Verdict::Pass, FaultKind::Deadline));
+    assert!(began.elapsed() < Duration::from_secs(5), "{:?}", began.elapsed());
 }
 
 #[test]

@@ -6,6 +6,7 @@
 mod common;
 mod proxy_wasm_host;
 
+use std::task::Poll;
 use std::time::Duration;
 
 use common::{fields, get, request, response};
@@ -68,7 +69,7 @@ fn headers_are_read_and_edited_on_both_sides() {
 #[test]
 fn every_phase_is_called() {
     for guest in GUESTS {
-        let (filter, log) = filter_with(guest, Settings { config: b"phases".into(), bodies: true, ..Settings::default() });
+        let (filter, log) = filter_with(guest, Settings { config: b"phases".into(), ..Settings::default() });
         let mut chain = Chain::new(vec![filter]);
         let headers = fields(&ABC);
         let mut followers = decided(chain.on_request(&upload(&headers))).followers.unwrap();
@@ -84,15 +85,35 @@ fn every_phase_is_called() {
         assert_eq!(chain.on_end(*followers), []);
         let mut expected =
             vec!["request headers false", "request body 3 true", "response headers false", "response body 2 false", "response body 1 true"];
-        if guest == "rust" {
-            expected.extend(["done", "log /upload Some(200)", "deleted"]);
-        } else {
-            expected.insert(2, "request trailers 1");
-            expected.extend(["response trailers 1 [[grpc-status 0]]", "log /upload"]);
-            assert_eq!(edits, [Edit::Append { name: b"x-trailer".to_vec(), value: b"1".to_vec() }]);
-        }
+        expected.insert(2, "request trailers 1");
+        expected.extend(match guest {
+            "rust" => &["response trailers 1 [(\"grpc-status\", \"0\")]", "done", "log /upload Some(200)", "deleted"][..],
+            _ => &["response trailers 1 [[grpc-status 0]]", "log /upload"],
+        });
+        assert_eq!(edits, [Edit::Append { name: b"x-trailer".to_vec(), value: b"1".to_vec() }]);
         assert_eq!(lines(&log)[1..], expected, "{guest}");
     }
+}
+
+#[test]
+fn a_body_whose_length_was_left_in_place_is_shown_and_goes_on_as_it_came() {
+    let (filter, log) = filter("rust", "eager");
+    let mut chain = Chain::new(vec![filter]);
+    let headers = fields(&ABC);
+    for _ in 0..2 {
+        let mut followers = decided(chain.on_request(&upload(&headers))).followers.unwrap();
+        assert!(followers.window(Side::Request).is_some() && !followers.may_change(Side::Request), "nobody waits for it");
+        assert_eq!(chain.on_body(&mut followers, Side::Request, b"abc", false), Default::default());
+        assert_eq!(chain.on_body(&mut followers, Side::Request, b"def", true), Default::default());
+        assert_eq!(chain.on_response(&mut followers, &response(200, &headers)), Default::default());
+        assert!(!followers.may_change(Side::Response));
+        // What it refuses gets no further.
+        assert!(chain.on_response_body(&mut followers, b"forbidden", true).abort);
+        assert_eq!(chain.on_end(*followers), []);
+    }
+    let lines = lines(&log);
+    assert_eq!(lines.iter().filter(|line| line.contains("a filter that does removes content-length")).count(), 1, "{lines:?}");
+    assert_eq!(lines.iter().filter(|line| *line == "saw 3 bytes").count(), 4, "each piece once, {lines:?}");
 }
 
 #[test]
@@ -154,8 +175,10 @@ fn a_body_decides_and_what_was_shown_is_not_shown_twice() {
                 assert_eq!(outcome.request_edits, [set("x-size", &body.len().to_string())]);
             }
             let mut followers = outcome.followers.unwrap();
-            assert_eq!(followers.window(Side::Request).is_some(), replaced.is_some(), "{guest}: {body}");
-            if replaced.is_some() {
+            assert_eq!(followers.may_change(Side::Request), replaced.is_some(), "{guest}: {body}");
+            if replaced.is_none() {
+                assert_eq!(chain.on_body(&mut followers, Side::Request, body.as_bytes(), true), Default::default(), "it was shown");
+            } else {
                 // It comes in other pieces than it was held in.
                 let (first, second) = body.as_bytes().split_at(4);
                 let mut out = chain.on_body(&mut followers, Side::Request, first, false).replaced.unwrap();
@@ -207,12 +230,86 @@ fn a_local_response_answers_the_request_or_replaces_the_response() {
         }
     }
     let (filter, _) = filter("rust", "grpc-local");
-    let Verdict::Respond(answer) = decided(Chain::new(vec![filter]).on_request(&get(&[]))).verdict else { panic!() };
+    let mut chain = Chain::new(vec![filter]);
+    let call = [("content-type", "application/grpc+proto")];
+    let call = fields(&call);
+    let Verdict::Respond(answer) = decided(chain.on_request(&get(&call))).verdict else { panic!() };
     let text: Vec<_> = answer.headers.iter().map(|(name, value)| format!("{}: {}", name.escape_ascii(), value.escape_ascii())).collect();
     assert_eq!(
         (answer.status, text),
         (200, ["content-type: application/grpc", "grpc-status: 10", "grpc-message: Aborted by Proxy-Wasm!"].map(String::from).to_vec())
     );
+}
+
+/// Its SDK stands still since 2020; what is made with it runs on.
+#[test]
+fn filters_of_the_assemblyscript_sdk_run_as_they_are() {
+    let guest = "assemblyscript";
+    let chain = |config| {
+        let (filter, log) = proxy_wasm_host::with_upstream(guest, config);
+        (Chain::new(vec![filter]), log)
+    };
+    let said = |log: &proxy_wasm_host::Log| -> Vec<String> {
+        // It logs each step at level debug, too.
+        let own = |line: &String| !["context", "Http call", "token", "configured as"].iter().any(|word| line.contains(word));
+        lines(log).into_iter().filter(own).collect()
+    };
+    let me = fields(&[("x-user", "me"), ("content-type", "text/plain"), ("x-removed", "1")]);
+    let (mut steal, _) = chain("steal x-user=me");
+    let outcome = decided(steal.on_request(&get(&me)));
+    assert_eq!((outcome.verdict, outcome.reason.as_deref()), (Verdict::Steal, Some("it carries x-user")));
+    assert_eq!(decided(steal.on_request(&get(&[]))).verdict, Verdict::Pass);
+
+    let (mut headers, log) = chain("headers");
+    let outcome = decided(headers.on_request(&get(&me)));
+    let add = |name: &str, value: &str| Edit::Append { name: name.into(), value: value.into() };
+    assert_eq!(outcome.request_edits, [set("x-set", "1"), add("x-added", "a"), Edit::Remove { name: b"x-removed".to_vec() }]);
+    assert!(said(&log).contains(&"x-user: me".to_owned()), "{:?}", said(&log));
+    let mut followers = outcome.followers.unwrap();
+    assert_eq!(headers.on_response(&mut followers, &response(201, &[])).edits, [add("x-status", "201")]);
+
+    let (mut phases, log) = chain("phases");
+    let mut followers = decided(phases.on_request(&upload(&me))).followers.unwrap();
+    assert_eq!(phases.on_body(&mut followers, Side::Request, b"abc", true), Default::default());
+    let trailers = [("grpc-status", "0")];
+    let trailers = fields(&trailers);
+    assert_eq!(phases.on_trailers(&mut followers, Side::Request, &trailers), Default::default());
+    phases.on_response(&mut followers, &response(200, &[]));
+    assert_eq!(phases.on_response_body(&mut followers, b"defg", true), Default::default());
+    assert_eq!(phases.on_trailers(&mut followers, Side::Response, &trailers).edits, [add("x-trailer", "1")]);
+    assert_eq!(phases.on_end(*followers), []);
+    let expected = [
+        "request headers false",
+        "request body abc true",
+        "request trailers 1",
+        "response headers false",
+        "response body 4 true",
+        "response trailers 1",
+        "log /upload",
+    ];
+    assert_eq!(said(&log), expected);
+
+    let (mut local, _) = chain("local");
+    let Verdict::Respond(answer) = decided(local.on_request(&get(&me))).verdict else { panic!("no answer") };
+    assert_eq!((answer.status, &*answer.body), (403, &b"Access forbidden.\n"[..]), "its gRPC status is for calls of gRPC");
+    assert_eq!(answer.headers, [(b"powered-by".to_vec(), b"proxy-wasm".to_vec())]);
+
+    let (mut callout, _) = chain("callout auth");
+    let woken = Woken::default();
+    callout.background(&mut woken.context());
+    let Step::Waits(mut pending) = callout.on_request(&get(&me)) else { panic!("it does not wait") };
+    let call = callout.take_callouts().pop().unwrap();
+    assert_eq!((call.address.as_str(), &*call.path), ("127.0.0.1:9", "/who"));
+    assert!(callout.poll(&mut woken.context(), &mut pending, &get(&me)).is_pending());
+    assert_eq!(callout.on_callout(call.id, Some(CalloutResponse { status: 200, ..CalloutResponse::default() })), None);
+    let Poll::Ready(step) = callout.poll(&mut woken.context(), &mut pending, &get(&me)) else { panic!("it still waits") };
+    assert_eq!(decided(step).verdict, Verdict::Steal);
+
+    let (mut panic, _) = chain("panic");
+    let faults = decided(panic.on_request(&get(&me))).faults;
+    assert!(faults[0].message.contains("boom at: assembly/index.ts("), "{faults:?}");
+    let refused = proxy_wasm_host::module(guest).configure(b"refuse", Default::default());
+    assert!(matches!(refused, Err(FilterError::ConfigRefused { .. })));
 }
 
 #[test]

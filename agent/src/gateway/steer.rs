@@ -9,7 +9,7 @@ use std::{
     time::Duration,
 };
 
-use mirrord_filters::{BodyDecision, ConnectionParts, Edit, LocalResponse, RequestParts, ResponseDecision, ResponseParts, Side};
+use mirrord_filters::{BodyDecision, ConnectionParts, Edit, Field, LocalResponse, RequestParts, ResponseDecision, ResponseParts, Side};
 use mirrord_tunnel::Purse;
 use tokio::io::{AsyncRead, AsyncWrite};
 
@@ -146,6 +146,16 @@ pub trait Follow: fmt::Debug {
 
     /// A window of a body without its framing, shorter at its `end` (or when there is no room to hold a whole one).
     fn on_body(&mut self, side: Side, bytes: &[u8], end: bool) -> BodyDecision;
+
+    /// Whether somebody who looks at bodies wants to see what follows them.
+    fn wants_trailers(&self) -> bool {
+        false
+    }
+
+    /// What follows a body, which has ended; what is to become of it.
+    fn on_trailers(&mut self, _side: Side, _trailers: &[Field<'_>]) -> Vec<Edit> {
+        Vec::new()
+    }
 
     /// Whether somebody wants to see the response's head.
     fn wants_response(&self) -> bool;

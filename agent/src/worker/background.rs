@@ -2,7 +2,7 @@
 //! session on each worker, off the request path; it ends some seconds after its chain.
 //!
 //! ```text
-//!   chain --Callout--> task: connect from the target's namespace, HTTP/1.1, within the call's time --response--> chain
+//!   chain --Callout--> task: connect from the target's namespace, HTTP/1.1 or 2, within the call's time --response--> chain
 //!                                                                                     └─► wakes the request that waits
 //! ```
 //!
@@ -21,12 +21,15 @@ use std::{
 use bytes::Bytes;
 use http::{HeaderName, HeaderValue, Request, header::HOST};
 use http_body_util::{BodyExt, Full};
+use hyper::client::conn::{http1, http2};
 use hyper_util::rt::TokioIo;
 use mirrord_filters::{Callout, CalloutResponse, Chain, Fault, MAX_CALLOUT_RESPONSE};
 use tokio::task::spawn_local;
 
 use crate::socket::PodConnector;
 
+/// How an upstream is declared that speaks HTTP/2.
+const HTTP2: &str = "http2://";
 /// After this time at the latest a task sees that its chain is gone.
 const LOOK_AGAIN: Duration = Duration::from_secs(10);
 
@@ -101,7 +104,15 @@ async fn carry_out<T: 'static>(attended: Rc<Attended<T>>, callout: Callout) {
 
 async fn call(callout: Callout, pod: PodConnector) -> io::Result<CalloutResponse> {
     let Callout { address, method, path, authority, headers, body, .. } = callout;
-    let mut request = Request::builder().method(&*method).uri(path).header(HOST, authority);
+    let (is_http2, address) = match address.strip_prefix(HTTP2) {
+        Some(address) => (true, address),
+        None => (false, &*address),
+    };
+    let mut request = Request::builder().method(&*method);
+    request = match is_http2 {
+        true => request.uri(format!("http://{authority}{path}")),
+        false => request.uri(path).header(HOST, authority),
+    };
     for (name, value) in headers {
         request = request
             .header(HeaderName::from_bytes(&name).map_err(io::Error::other)?, HeaderValue::from_bytes(&value).map_err(io::Error::other)?);
@@ -109,9 +120,20 @@ async fn call(callout: Callout, pod: PodConnector) -> io::Result<CalloutResponse
     let request = request.body(Full::new(Bytes::from(body))).map_err(io::Error::other)?;
     let destination = tokio::net::lookup_host(address).await?.next().ok_or_else(|| io::Error::other("its name has no address"))?;
     let stream = TokioIo::new(pod.connect_plainly(destination).await?);
-    let (mut sender, connection) = hyper::client::conn::http1::handshake(stream).await.map_err(io::Error::other)?;
-    let _driver = Driver(spawn_local(async move { drop(connection.await) }));
-    let response = sender.send_request(request).await.map_err(io::Error::other)?;
+    let (_driver, response) = match is_http2 {
+        true => {
+            let (mut sender, connection) = http2::handshake(LocalExecutor, stream).await.map_err(io::Error::other)?;
+            let driver = Driver(spawn_local(async move { drop(connection.await) }));
+            // The connection ends with its last sender.
+            (driver, (sender.send_request(request).await.map_err(io::Error::other)?, Some(sender)))
+        }
+        false => {
+            let (mut sender, connection) = http1::handshake(stream).await.map_err(io::Error::other)?;
+            let driver = Driver(spawn_local(async move { drop(connection.await) }));
+            (driver, (sender.send_request(request).await.map_err(io::Error::other)?, None))
+        }
+    };
+    let (response, _sender) = response;
     let fields = |map: &http::HeaderMap| map.iter().map(|(name, value)| (name.as_str().into(), value.as_bytes().into())).collect();
     let mut own = CalloutResponse { status: response.status().as_u16(), headers: fields(response.headers()), ..CalloutResponse::default() };
     let mut body = response.into_body();
@@ -128,6 +150,16 @@ async fn call(callout: Callout, pod: PodConnector) -> io::Result<CalloutResponse
         }
     }
     Ok(own)
+}
+
+/// Runs what an HTTP/2 connection does beside its calls, on this thread.
+#[derive(Clone, Copy)]
+struct LocalExecutor;
+
+impl<F: Future + 'static> hyper::rt::Executor<F> for LocalExecutor {
+    fn execute(&self, future: F) {
+        spawn_local(async move { drop(future.await) });
+    }
 }
 
 /// Ends a connection with whoever waits for its response.

@@ -3,7 +3,7 @@
 
 use std::{fmt, rc::Rc};
 
-use mirrord_filters::{BodyDecision, Fault, Followers, ResponseDecision, ResponseParts, Side};
+use mirrord_filters::{BodyDecision, Edit, Fault, Field, Followers, ResponseDecision, ResponseParts, Side};
 
 use super::table::{Links, Subscriber, Subscription, Worker};
 use crate::gateway::steer::Follow;
@@ -76,6 +76,26 @@ impl Follow for Following {
             }
         }
         decision
+    }
+
+    fn wants_trailers(&self) -> bool {
+        self.places.iter().any(|place| place.followers.as_deref().is_some_and(Followers::want_trailers))
+    }
+
+    fn on_trailers(&mut self, side: Side, trailers: &[Field<'_>]) -> Vec<Edit> {
+        let mut edits = Vec::new();
+        let count = self.places.len();
+        for turn in 0..count {
+            let at = if side == Side::Request { turn } else { count - 1 - turn };
+            let Some(place) = self.places.get_mut(at) else { continue };
+            let Some(followers) = place.followers.as_deref_mut().filter(|followers| followers.want_trailers()) else { continue };
+            let said = place.links.chain.borrow_mut().on_trailers(followers, side, trailers);
+            if !place.only_watches {
+                edits.extend(said.edits);
+            }
+            self.report(at, &said.faults);
+        }
+        edits
     }
 
     fn wants_response(&self) -> bool {

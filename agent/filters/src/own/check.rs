@@ -80,7 +80,7 @@ fn check_imports(name: &str, module: &wasmtime::Module) -> Result<(), FilterErro
             },
             (abi::MODULE, None) => "this version of the ABI has no such function; docs/abi.md lists them",
             (wasi::MODULE, _) if wasi::knows(import.name()) => continue,
-            (wasi::MODULE | "wasi_unstable", _) => "there are no files, sockets or programs",
+            (wasi::MODULE | wasi::UNSTABLE, _) => "there are no files, sockets or programs",
             _ => "only functions of the module \"mirrord\" are there; docs/abi.md lists them",
         };
         let import = format!("{}.{}", import.module(), import.name());

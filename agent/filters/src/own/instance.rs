@@ -38,15 +38,18 @@ impl Instance {
         Instance { filter, guest, call_ticks, calls, live: None, fresh: Vec::new() }
     }
 
-    /// Runs one hook on a live guest, made first if there is none, within the same deadline. A guest that fails is dropped.
+    /// Runs one hook on a live guest, made first if there is none. A guest that fails is dropped.
     fn call<T>(&mut self, live: Option<Live>, hook: impl FnOnce(&mut Live) -> Result<T, Fault>) -> Result<(T, Live), Fault> {
         self.calls.during(|| match live {
             Some(mut live) => {
                 live.arm(self.call_ticks);
                 hook(&mut live).map(|said| (said, live))
             }
-            None => match Live::start(&self.filter, &self.guest, self.call_ticks) {
-                Ok(mut live) => hook(&mut live).map(|said| (said, live)),
+            None => match Live::start(&self.filter, &self.guest, self.filter.start_ticks()) {
+                Ok(mut live) => {
+                    live.arm(self.call_ticks);
+                    hook(&mut live).map(|said| (said, live))
+                }
                 Err(failure) => Err(failure.into_fault(&self.filter)),
             },
         })
@@ -59,8 +62,12 @@ impl Instance {
                 live.arm(self.call_ticks);
                 hook(live)
             }
-            None => match Live::start(&self.filter, &self.guest, self.call_ticks) {
-                Ok(live) => hook(self.live.insert(live)),
+            None => match Live::start(&self.filter, &self.guest, self.filter.start_ticks()) {
+                Ok(live) => {
+                    let live = self.live.insert(live);
+                    live.arm(self.call_ticks);
+                    hook(live)
+                }
                 Err(failure) => Err(failure.into_fault(&self.filter)),
             },
         });
@@ -135,13 +142,13 @@ fn step(said: Said, token: u64) -> LinkStep {
 }
 
 impl Link for Instance {
-    fn may_change_bodies(&self) -> bool {
+    fn may_change_body(&mut self, _: Exchange, _: Side) -> bool {
         self.guest.hooks.changes_bodies
     }
 
     fn warm_up(&mut self) {
         if self.live.is_none() && self.filter.isolation == Isolation::Shared {
-            self.live = self.calls.during(|| Live::start(&self.filter, &self.guest, self.call_ticks)).ok();
+            self.live = self.calls.during(|| Live::start(&self.filter, &self.guest, self.filter.start_ticks())).ok();
         }
     }
 

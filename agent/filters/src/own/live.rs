@@ -39,8 +39,7 @@ pub(crate) enum Said {
 }
 
 impl Live {
-    /// Instantiates and configures a guest, under the eyes of the ticker that the caller called. The deadline goes on for a
-    /// hook that is called right after.
+    /// Instantiates and configures a guest, under the eyes of the ticker that the caller called.
     pub(crate) fn start(filter: &Arc<Configured>, guest: &Guest, ticks: u64) -> Result<Live, StartFailure> {
         let mut store = Store::new(&guest.engine.inner.wasmtime, State::new(filter.clone()));
         store.limiter(|state| &mut state.limiter);
@@ -211,6 +210,7 @@ fn decide(state: &mut State, funcs: &Funcs, number: i32) -> wasmtime::Result<Sai
         response: said.watches_response && funcs.response.is_some() && goes_on,
         response_body: said.response_window.filter(|_| funcs.response_body.is_some() && goes_on),
         end: said.watches_end && funcs.end.is_some(),
+        trailers: false,
     };
     let decision = Decision {
         verdict,

@@ -8,6 +8,7 @@ mod live;
 mod state;
 
 use std::sync::Arc;
+use std::time::Instant;
 
 pub(crate) use check::check;
 pub(crate) use host::linker;
@@ -66,6 +67,8 @@ impl Guest {
 pub(crate) fn configure(guest: &Guest, name: &str, sha256: &str, settings: Settings, log: LogSink) -> Result<Filter, FilterError> {
     let ticks = crate::ticker::ticks(settings.limits.configure);
     let filter = Filter::new(name, sha256, settings, log, Kind::Own(guest.clone()));
+    let began = Instant::now();
     let started = guest.engine.inner.ticker.calls().during(|| Live::start(&filter.inner, guest, ticks));
+    filter.inner.started_in(began.elapsed());
     started.map(|_| filter).map_err(|failure| failure.into_error(name))
 }

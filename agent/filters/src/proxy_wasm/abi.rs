@@ -147,8 +147,9 @@ fn check_imports(name: &str, module: &Module) -> Result<(), FilterError> {
         let hint = match import.module() {
             MODULE if super::host::knows(import.name()) => continue,
             wasi::MODULE if wasi::knows(import.name()) => continue,
+            wasi::UNSTABLE if wasi::knows_unstable(import.name()) => continue,
             MODULE => "proxy-wasm 0.2.1 has no such function",
-            wasi::MODULE => "there are no files and no sockets",
+            wasi::MODULE | wasi::UNSTABLE => "there are no files and no sockets",
             _ => "only proxy-wasm's functions (module \"env\") and the part of WASI that needs no files are there",
         };
         let import = format!("{}.{}", import.module(), import.name());

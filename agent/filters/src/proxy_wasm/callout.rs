@@ -28,7 +28,7 @@ const TIMEOUTS: (Duration, Duration) = (Duration::from_millis(1), Duration::from
 pub struct Upstream {
     /// What the filter calls it (in Envoy: the cluster).
     pub name: String,
-    /// `host:port`, reached in plain HTTP/1.1 from the target's network.
+    /// `host:port`, reached in plain HTTP/1.1 from the target's network; `http2://host:port`: in HTTP/2, with prior knowledge.
     pub address: String,
 }
 

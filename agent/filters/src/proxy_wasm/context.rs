@@ -6,7 +6,7 @@ use std::time::{Instant, SystemTime};
 
 use super::map::Map;
 use crate::link::Side;
-use crate::{LocalResponse, RequestParts, ResponseParts, Verdict, Version};
+use crate::{LocalResponse, RequestParts, ResponseParts, Verdict, Version, wasi};
 
 /// Exchanges of one instance at once.
 pub(crate) const MAX_CONTEXTS: usize = 4096;
@@ -49,6 +49,9 @@ pub(crate) struct Half {
     pub(crate) body_open: bool,
     /// The guest changed the body, or keeps some of it back, so that what came is not what goes on.
     pub(crate) body_changed: bool,
+    /// The guest may change bytes that come: it took `content-length` away when it saw the head, as proxies demand, or changed the
+    /// body before the exchange was decided. Other bodies it only looks at.
+    pub(crate) may_change: bool,
     pub(crate) paused: bool,
     /// Nothing more comes.
     pub(crate) ended: bool,
@@ -109,7 +112,7 @@ impl Half {
         self.headers.clear();
         self.trailers.clear();
         self.body = Vec::new();
-        (self.body_open, self.body_changed, self.paused, self.ended) = (false, false, false, false);
+        (self.body_open, self.body_changed, self.may_change, self.paused, self.ended) = (false, false, false, false, false);
         (self.seen, self.size) = (0, 0);
     }
 }
@@ -125,7 +128,8 @@ impl Context {
     pub(crate) fn load_request(&mut self, id: u32, parts: &RequestParts<'_>) {
         self.id = id;
         let headers = &mut self.request.headers;
-        headers.reserve(parts.headers.len() + 4);
+        let bytes = parts.headers.iter().map(|field| field.name.len() + field.value.len()).sum::<usize>();
+        headers.reserve(parts.headers.len() + 4, bytes + parts.path.len() + parts.method.len() + 64);
         headers.push(b":method", parts.method);
         headers.push(b":path", parts.path);
         headers.push(b":scheme", b"http");
@@ -137,9 +141,14 @@ impl Context {
             }
         }
         self.request.ended = parts.end;
-        self.began = Some(SystemTime::now());
+        self.began = Some(wasi::coarse_now());
         (self.client, self.destination, self.version) = (Some(parts.client), Some(parts.destination), Some(parts.version));
         self.undecided = true;
+    }
+
+    /// Whether the request is a call of gRPC.
+    pub(crate) fn is_grpc(&self) -> bool {
+        self.request.headers.values(b"content-type").any(|value| value.starts_with(b"application/grpc"))
     }
 
     pub(crate) fn load_response(&mut self, parts: &ResponseParts<'_>) {

@@ -11,6 +11,7 @@
 
 use std::collections::HashMap;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::task::{Context as Waiting, Poll};
 use std::time::{Duration, Instant};
 
@@ -24,7 +25,7 @@ use crate::abi::limit;
 use crate::filter::Configured;
 use crate::link::{Decision, Exchange, Link, LinkBody, LinkResponse, LinkStep, Side, Wants};
 use crate::ticker::Calls;
-use crate::{Edit, Fault, FaultKind, Field, Isolation, RequestParts, ResponseParts, Verdict, ticker};
+use crate::{Edit, Fault, FaultKind, Field, Isolation, LogLevel, RequestParts, ResponseParts, Verdict, ticker};
 
 /// For how long a guest may hold an undecided request.
 const MAX_PAUSE: Duration = Duration::from_secs(10);
@@ -61,7 +62,7 @@ impl Instance {
     /// Runs something on the newest guest, started first if need be.
     fn with<T>(&mut self, act: impl FnOnce(&mut Vm, u16) -> Result<T, Fault>) -> Result<T, Fault> {
         if self.vm.is_none() {
-            match self.calls.during(|| Vm::start(&self.filter, &self.plugin, &self.mailbox, self.call_ticks)) {
+            match self.calls.during(|| Vm::start(&self.filter, &self.plugin, &self.mailbox, self.filter.start_ticks())) {
                 Ok(vm) => self.vm = Some(Box::new(vm)),
                 Err(failure) => return Err(failure.into_fault(&self.filter)),
             }
@@ -194,6 +195,7 @@ fn settle(vm: &mut Vm, generation: u16, place: usize) -> Result<LinkStep, Fault>
     if over {
         (decision.request_edits, decision.path) = (Vec::new(), None);
     } else {
+        context.request.may_change = context.request.headers.unframed || context.request.body_changed;
         decision.wants = wants(context, &host.plugin);
     }
     if over || decision.wants == (Wants { end: true, ..Wants::default() }) {
@@ -212,8 +214,8 @@ fn settle(vm: &mut Vm, generation: u16, place: usize) -> Result<LinkStep, Fault>
     Ok(if nothing { LinkStep::Pass } else { LinkStep::Decided(decision) })
 }
 
-/// What the guest has callbacks for. The Rust and Go SDKs have all of them in every filter, so bodies are only shown to one
-/// that took `content-length` away, or where the settings say so.
+/// What the guest has callbacks for: as everywhere in the field, it is shown each body whose callback it has. The Rust and Go SDKs have
+/// all of them in every filter, so nobody waits for one that has not said in the head's callback that it changes the body.
 fn wants(context: &Context, plugin: &Plugin) -> Wants {
     let hooks = plugin.guest.hooks;
     let half = &context.request;
@@ -221,17 +223,21 @@ fn wants(context: &Context, plugin: &Plugin) -> Wants {
         // None follows.
         (0, true) => false,
         // It was shown whole.
-        (_, true) => half.body_changed,
-        (0, false) => hooks.request_body && (plugin.bodies || half.headers.unframed),
-        (_, false) => hooks.request_body,
+        (_, true) => half.body_changed || hooks.trailers,
+        (_, false) => hooks.request_body || hooks.trailers,
     };
-    Wants { request_body: body.then_some(WINDOW), response: hooks.response, response_body: None, end: true }
+    Wants { request_body: body.then_some(WINDOW), response: hooks.response, response_body: None, trailers: hooks.trailers, end: true }
 }
 
 impl Link for Instance {
+    fn may_change_body(&mut self, exchange: Exchange, side: Side) -> bool {
+        let Some((generation, _, place)) = self.place(exchange) else { return false };
+        self.context(generation, place).is_some_and(|context| context.half(side).may_change)
+    }
+
     fn warm_up(&mut self) {
         if self.vm.is_none() {
-            let started = self.calls.during(|| Vm::start(&self.filter, &self.plugin, &self.mailbox, self.call_ticks));
+            let started = self.calls.during(|| Vm::start(&self.filter, &self.plugin, &self.mailbox, self.filter.start_ticks()));
             self.vm = started.ok().map(Box::new);
         }
     }
@@ -300,7 +306,7 @@ impl Link for Instance {
 
     fn on_response(&mut self, exchange: Exchange, response: &ResponseParts<'_>) -> Result<LinkResponse, Fault> {
         let Some((generation, id, place)) = self.place(exchange) else { return Ok(LinkResponse::default()) };
-        let (hooks, bodies) = (self.plugin.guest.hooks, self.plugin.bodies);
+        let hooks = self.plugin.guest.hooks;
         self.with_guest(generation, |vm, _| {
             let count = match vm.host().contexts.get(place) {
                 Some(context) => {
@@ -312,12 +318,13 @@ impl Link for Instance {
             // A pause holds the body back, not the head, which goes on now.
             vm.headers(Side::Response, place, id, count, false)?;
             let Some(context) = vm.host().contexts.get(place) else { return Ok(LinkResponse::default()) };
+            context.response.may_change = context.response.headers.unframed;
             Ok(LinkResponse {
                 edits: std::mem::take(&mut context.response.headers.edits),
                 replace: context.said.response.take(),
                 abort: context.said.close,
                 reason: context.said.reason.take(),
-                response_body: (hooks.response_body && (bodies || context.response.headers.unframed)).then_some(WINDOW),
+                response_body: (hooks.response_body || hooks.trailers).then_some(WINDOW),
             })
         })
         .unwrap_or_else(|| Ok(LinkResponse::default()))
@@ -409,6 +416,16 @@ impl Link for Instance {
 }
 
 impl Vm {
+    /// Says once why a body went on as it came.
+    fn tell_of_framing(&mut self) {
+        let host = self.host();
+        if !host.plugin.told.swap(true, Ordering::Relaxed) {
+            let words = "it would change or keep back a body, which went on as it came: a filter that does removes content-length, if \
+                         there is one or not, when it is shown the head";
+            host.filter.log.line(LogLevel::Warn, words.as_bytes());
+        }
+    }
+
     /// Wakes who waits for exchanges that the guest let go on.
     fn wake_resumed(&mut self) {
         let host = self.host();
@@ -471,8 +488,18 @@ fn pass_body(vm: &mut Vm, place: usize, id: u32, side: Side, mut window: &[u8], 
     let size = half.body.len();
     let paused = vm.body(side, place, id, size, end)?;
     let Some(context) = vm.host().contexts.get(place) else { return Ok(LinkBody::default()) };
-    let abort = context.said.close;
+    // The head has gone: an answer of its own comes too late, and the exchange is reset, so that what it refuses gets no further.
+    let abort = context.said.close || context.said.response.take().is_some();
     let half = context.half(side);
+    if !half.may_change {
+        let would = std::mem::take(&mut half.body_changed) || (paused && !end);
+        half.body.clear();
+        half.body_open = false;
+        if would {
+            vm.tell_of_framing();
+        }
+        return Ok(LinkBody { replaced: None, abort });
+    }
     // At its end a body cannot be held any longer, nor beyond the bound.
     half.paused = paused && !end && half.body.len() <= limit::BODY_WINDOW;
     half.body_open = half.paused;

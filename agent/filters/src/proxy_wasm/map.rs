@@ -61,8 +61,9 @@ impl Map {
         (self.written, self.writes) = (0, 0);
     }
 
-    pub(crate) fn reserve(&mut self, fields: usize) {
+    pub(crate) fn reserve(&mut self, fields: usize, bytes: usize) {
         self.fields.reserve(fields.min(MAX_FIELDS));
+        self.bytes.reserve(bytes);
     }
 
     /// A field of the real head.
@@ -70,16 +71,16 @@ impl Map {
         if self.fields.len() >= MAX_FIELDS {
             return;
         }
+        // As it came: most guests look up a few names, and few read all of them.
         let start = self.bytes.len();
         self.bytes.extend_from_slice(name);
-        self.bytes[start..].make_ascii_lowercase();
         let middle = self.bytes.len();
         self.bytes.extend_from_slice(value);
         self.fields.push(Span { name: start, value: middle, end: self.bytes.len() });
     }
 
     pub(crate) fn push_all(&mut self, fields: &[Field<'_>]) {
-        self.reserve(fields.len());
+        self.reserve(fields.len(), 0);
         for field in fields {
             self.push(field.name, field.value);
         }
@@ -156,7 +157,7 @@ impl Map {
             self.pairs()
                 .map(|(name, _)| name)
                 .filter(|name| !pairs.iter().any(|(new, _)| new.eq_ignore_ascii_case(name)))
-                .map(<[u8]>::to_vec)
+                .map(<[u8]>::to_ascii_lowercase)
                 .collect(),
             Vec::new(),
         );
@@ -217,7 +218,7 @@ fn path_problem(path: &[u8]) -> Option<&'static str> {
     }
 }
 
-/// Serializes pairs: count, then the lengths, then names and values, each with a NUL.
+/// Serializes pairs: count, then the lengths, then names, in lower case, and values, each with a NUL.
 pub(crate) fn serialize<'a>(pairs: impl Iterator<Item = (&'a [u8], &'a [u8])> + Clone, out: &mut Vec<u8>) {
     out.clear();
     out.extend_from_slice(&[0; 4]);
@@ -229,7 +230,9 @@ pub(crate) fn serialize<'a>(pairs: impl Iterator<Item = (&'a [u8], &'a [u8])> + 
     }
     out[..4].copy_from_slice(&count.to_le_bytes());
     for (name, value) in pairs {
+        let start = out.len();
         out.extend_from_slice(name);
+        out[start..].make_ascii_lowercase();
         out.push(0);
         out.extend_from_slice(value);
         out.push(0);

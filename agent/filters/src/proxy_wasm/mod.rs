@@ -22,6 +22,8 @@ mod shared;
 mod vm;
 
 use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
+use std::time::Instant;
 
 pub use callout::{Callout, CalloutId, CalloutResponse, MAX_CALLOUT_RESPONSE, Upstream};
 
@@ -52,6 +54,7 @@ struct Hooks {
     request_body: bool,
     response: bool,
     response_body: bool,
+    trailers: bool,
     tick: bool,
     queue: bool,
 }
@@ -60,8 +63,8 @@ struct Hooks {
 pub(crate) struct Plugin {
     guest: Guest,
     upstreams: Vec<Upstream>,
-    /// Every body is shown.
-    bodies: bool,
+    /// Its author has been told that a body which it would change goes on as it came.
+    told: AtomicBool,
     shared: Arc<Shared>,
 }
 
@@ -73,8 +76,11 @@ impl Guest {
         let has = |export| compiled.get_export(export).is_some();
         let hooks = Hooks {
             request_body: has(abi::callback::REQUEST_BODY),
-            response: has(abi::callback::RESPONSE_HEADERS) || has(abi::callback::RESPONSE_BODY),
+            response: [abi::callback::RESPONSE_HEADERS, abi::callback::RESPONSE_BODY, abi::callback::RESPONSE_TRAILERS]
+                .into_iter()
+                .any(has),
             response_body: has(abi::callback::RESPONSE_BODY),
+            trailers: has(abi::callback::REQUEST_TRAILERS) || has(abi::callback::RESPONSE_TRAILERS),
             tick: has(abi::callback::TICK),
             queue: has(abi::callback::QUEUE_READY),
         };
@@ -93,8 +99,10 @@ impl Plugin {
 pub(crate) fn configure(guest: &Guest, name: &str, sha256: &str, mut settings: Settings, log: LogSink) -> Result<Filter, FilterError> {
     let limit = ticks(settings.limits.configure);
     let upstreams = std::mem::take(&mut settings.upstreams);
-    let plugin = Arc::new(Plugin { guest: guest.clone(), upstreams, bodies: settings.bodies, shared: Arc::default() });
+    let plugin = Arc::new(Plugin { guest: guest.clone(), upstreams, told: AtomicBool::new(false), shared: Arc::default() });
     let filter = Filter::new(name, sha256, settings, log, Kind::ProxyWasm(plugin.clone()));
+    let began = Instant::now();
     let started = guest.engine.inner.ticker.calls().during(|| Vm::start(&filter.inner, &plugin, &Arc::default(), limit));
+    filter.inner.started_in(began.elapsed());
     started.map(|_| filter).map_err(|failure| failure.into_error(name))
 }

@@ -17,7 +17,8 @@ pub(crate) fn get(path: &[u8], filter: &Configured, context: Option<&Context>, o
     out.clear();
     let path = path.strip_suffix(b"\0").unwrap_or(path);
     match path {
-        b"plugin_name" | b"plugin_root_id" | b"plugin_vm_id" => put(out, filter.name.as_bytes()),
+        b"plugin_name" | b"plugin_vm_id" => put(out, filter.name.as_bytes()),
+        b"plugin_root_id" => put(out, filter.name.strip_suffix(".wasm").unwrap_or(&filter.name).as_bytes()),
         b"listener_direction" => put(out, &1_i64.to_le_bytes()),
         _ => return of_exchange(path, context?, out),
     }

@@ -40,8 +40,7 @@ struct Calls {
 }
 
 impl Vm {
-    /// Instantiates, starts and configures a guest, under the eyes of the ticker that the caller called. The deadline goes
-    /// on for what is called right after.
+    /// Instantiates, starts and configures a guest, under the eyes of the ticker that the caller called.
     pub(crate) fn start(filter: &Arc<Configured>, plugin: &Arc<Plugin>, mailbox: &Arc<Mailbox>, ticks: u64) -> Result<Vm, StartFailure> {
         let host = Host::new(filter.clone(), plugin.clone(), mailbox.clone());
         let mut store = Store::new(&plugin.guest.engine.inner.wasmtime, host);

@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use mirrord_filters::{Edit, Engine, EngineSettings, Filter, Limits, Module, Outcome, Settings, Step, Upstream};
 
-/// The SDKs.
+/// The SDKs that have all patterns.
 pub const GUESTS: [&str; 2] = ["rust", "go"];
 
 pub type Log = Arc<Mutex<Vec<String>>>;
@@ -30,14 +30,16 @@ pub fn wasm(guest: &str) -> Vec<u8> {
 }
 
 pub fn module(guest: &str) -> Module {
-    static MODULES: OnceLock<[Module; 2]> = OnceLock::new();
+    static MODULES: OnceLock<[Module; 3]> = OnceLock::new();
     let modules = MODULES.get_or_init(|| {
         // Go's runtime takes a second to compile.
         let cache = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../target/proxy-wasm-guests/cache");
         let engine = Engine::new(EngineSettings { cache_dir: Some(cache), ..EngineSettings::default() }).unwrap();
-        GUESTS.map(|guest| engine.load(guest, &wasm(guest)).unwrap())
+        // The last one's SDK looks for its root context by the file's name.
+        [("rust", "rust"), ("go", "go"), ("assemblyscript", "patterns-assemblyscript.wasm")]
+            .map(|(guest, name)| engine.load(name, &wasm(guest)).unwrap())
     });
-    modules[usize::from(guest == "go")].clone()
+    modules[["rust", "go", "assemblyscript"].iter().position(|known| *known == guest).unwrap()].clone()
 }
 
 pub fn filter(guest: &str, config: &str) -> (Filter, Log) {
@@ -50,7 +52,7 @@ pub fn with_upstream(guest: &str, config: &str) -> (Filter, Log) {
     filter_with(guest, Settings { config: config.into(), upstreams, limits: limits(guest), ..Settings::default() })
 }
 
-/// Go's runtime takes some milliseconds to start, and longer on a busy machine; what its filters do is looked at here, not how fast.
+/// Go's filters take their time on a busy machine; what they do is looked at here, not how fast.
 fn limits(guest: &str) -> Limits {
     let call = if guest == "go" { Duration::from_millis(500) } else { Limits::default().call };
     Limits { call, ..Limits::default() }

@@ -1,15 +1,21 @@
 //! Writes a head anew: the edited lines differ, all others go on byte for byte, in their order. Also the responses that
 //! are ours: a filter's, and the few errors that a client may see because of us.
 
-use mirrord_filters::{Edit, LocalResponse};
+use mirrord_filters::{Edit, Field, LocalResponse};
 
 use super::head::Asks;
 
 /// Appends to `out` the head `head` (with its empty line, CR LF throughout) after `edits`, in their order. `target`: what its
 /// request line asks for instead.
 pub fn edited(head: &[u8], edits: &[Edit], target: Option<&[u8]>, out: &mut Vec<u8>) {
-    let mut lines = head.split_inclusive(|byte| *byte == b'\n');
-    let first = lines.next().unwrap_or_default();
+    let first = memchr::memchr(b'\n', head).map_or(head.len(), |at| at + 1);
+    push_first(out, &head[..first], target);
+    edited_fields(&head[first..], edits, out);
+}
+
+/// Appends to `out` the lines `lines` of a head or of trailers, with their empty line, after `edits`.
+pub fn edited_fields(lines: &[u8], edits: &[Edit], out: &mut Vec<u8>) {
+    let lines = lines.split_inclusive(|byte| *byte == b'\n');
     // Room for most heads at once: grown from nothing it would be moved three times.
     let mut fields: Vec<(&[u8], Line<'_>)> = Vec::with_capacity(32);
     fields.extend(lines.filter(|line| *line != b"\r\n").map(|line| (name_of(line), Line::AsItCame(line))));
@@ -25,7 +31,6 @@ pub fn edited(head: &[u8], edits: &[Edit], target: Option<&[u8]>, out: &mut Vec<
             }
         }
     }
-    push_first(out, first, target);
     for (_, line) in fields {
         match line {
             Line::AsItCame(line) => out.extend_from_slice(line),
@@ -77,6 +82,17 @@ pub fn reframed(head: &[u8], framing: Framing, out: &mut Vec<u8>) {
             out.extend_from_slice(line);
         }
     }
+}
+
+/// The fields of such lines, as filters see them.
+pub fn fields(lines: &[u8]) -> Vec<Field<'_>> {
+    let lines = lines.split_inclusive(|byte| *byte == b'\n').map(<[u8]>::trim_ascii);
+    lines
+        .filter_map(|line| {
+            let colon = memchr::memchr(b':', line)?;
+            Some(Field { name: &line[..colon], value: line[colon + 1..].trim_ascii() })
+        })
+        .collect()
 }
 
 enum Line<'a> {

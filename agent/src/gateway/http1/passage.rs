@@ -30,6 +30,8 @@ pub struct Passage {
     data: Vec<u8>,
     /// What follows the last chunk.
     trailers: Vec<u8>,
+    /// Filters see it before it goes on.
+    judges_trailers: bool,
     /// The reader understands no chunks.
     http10: bool,
     /// The reader's connection has to end after this body.
@@ -74,7 +76,8 @@ impl Passage {
             }
         };
         let window = follow.window(side).unwrap_or(1).max(1);
-        Passage { side, window, form, data: Vec::new(), trailers: Vec::new(), http10, closes: false, room: Room::default() }
+        let (data, trailers, judges_trailers) = (Vec::new(), Vec::new(), follow.wants_trailers());
+        Passage { side, window, form, data, trailers, judges_trailers, http10, closes: false, room: Room::default() }
     }
 
     /// Whether nothing has gone on yet.
@@ -90,12 +93,15 @@ impl Passage {
     /// Takes what belongs to the body of `bytes`, and says how much that was. `body`: where it is, and then where it is after them.
     pub fn take(&mut self, bytes: &[u8], body: &mut Body, follow: &mut dyn Follow, out: &mut Vec<u8>) -> Result<usize, Stop> {
         let (data, trailers) = (&mut self.data, &mut self.trailers);
+        let before = trailers.len();
         let taken = body.read(bytes, |part| match part {
             Part::Data(bytes) => data.extend_from_slice(bytes),
             Part::Trailers(bytes) => trailers.extend_from_slice(bytes),
         });
         let taken = taken.map_err(|BadChunk| Stop::BadChunk)?;
         match &mut self.form {
+            // Trailers are the last of it.
+            Form::Looked if self.judges_trailers => out.extend_from_slice(&bytes[..taken - (self.trailers.len() - before)]),
             Form::Looked => out.extend_from_slice(&bytes[..taken]),
             Form::Held { raw, .. } => raw.extend_from_slice(&bytes[..taken]),
             Form::Chunked | Form::Bare | Form::SameLength => {}
@@ -120,7 +126,7 @@ impl Passage {
     /// All that came and has not gone on, if the reader can get it as it came.
     pub fn give_back(&mut self) -> Option<Vec<u8>> {
         match &mut self.form {
-            Form::Looked => Some(Vec::new()),
+            Form::Looked => Some(if self.judges_trailers { std::mem::take(&mut self.trailers) } else { Vec::new() }),
             Form::Held { head, raw, .. } => {
                 let mut all = std::mem::take(head);
                 all.append(raw);
@@ -128,6 +134,20 @@ impl Passage {
                 Some(all)
             }
             Form::Chunked | Form::Bare | Form::SameLength => None,
+        }
+    }
+
+    /// Sends on what follows the last chunk, after the edits of whoever wants to see it.
+    fn end_trailers(&mut self, follow: &mut dyn Follow, out: &mut Vec<u8>) {
+        let trailers = std::mem::take(&mut self.trailers);
+        // No more than the empty line: there are none.
+        let edits = match self.judges_trailers && trailers.len() > 2 {
+            true => follow.on_trailers(self.side, &edit::fields(&trailers)),
+            false => Vec::new(),
+        };
+        match edits.is_empty() {
+            true => out.extend_from_slice(&trailers),
+            false => edit::edited_fields(&trailers, &edits, out),
         }
     }
 
@@ -149,7 +169,8 @@ impl Passage {
                 (None, _) if end => {
                     // As it came. Nothing follows that a form would matter to.
                     out.extend_from_slice(&head);
-                    out.extend_from_slice(&raw);
+                    out.extend_from_slice(&raw[..raw.len() - self.trailers.len()]);
+                    self.end_trailers(follow, out);
                     self.data.clear();
                     return Ok(());
                 }
@@ -182,6 +203,7 @@ impl Passage {
         }
         let bytes = decision.replaced.as_deref().unwrap_or(&self.data[..len]);
         match self.form {
+            Form::Looked if end && self.judges_trailers => self.end_trailers(follow, out),
             Form::Looked | Form::Held { .. } => {}
             Form::SameLength if bytes.len() != len => return Err(Stop::Abort),
             Form::SameLength | Form::Bare => out.extend_from_slice(bytes),
@@ -193,8 +215,10 @@ impl Passage {
                 }
                 if end {
                     out.extend_from_slice(b"0\r\n");
-                    let none: &[u8] = b"\r\n";
-                    out.extend_from_slice(if self.trailers.is_empty() { none } else { &self.trailers });
+                    if self.trailers.is_empty() {
+                        self.trailers.extend_from_slice(b"\r\n");
+                    }
+                    self.end_trailers(follow, out);
                 }
             }
         }
@@ -206,7 +230,7 @@ impl Passage {
 
 #[cfg(test)]
 mod tests {
-    use mirrord_filters::{BodyDecision, ResponseDecision, ResponseParts};
+    use mirrord_filters::{BodyDecision, Edit, Field, ResponseDecision, ResponseParts};
 
     use super::*;
     use crate::gateway::http1::{
@@ -222,11 +246,13 @@ mod tests {
         seen: Vec<u8>,
         calls: Vec<(usize, bool)>,
         abort_at: Option<u8>,
+        /// What it was shown after a body; its edits of that.
+        trailers: Option<(Vec<String>, Vec<Edit>)>,
     }
 
     impl Filter {
         fn new(window: usize, replaces: bool) -> Self {
-            Filter { window, replaces, seen: Vec::new(), calls: Vec::new(), abort_at: None }
+            Filter { window, replaces, seen: Vec::new(), calls: Vec::new(), abort_at: None, trailers: None }
         }
     }
 
@@ -247,6 +273,18 @@ mod tests {
             let replaced =
                 replaced.then(|| bytes.iter().flat_map(|byte| if *byte == b'a' { b"bbb".to_vec() } else { vec![*byte] }).collect());
             BodyDecision { replaced, abort, ..BodyDecision::default() }
+        }
+
+        fn wants_trailers(&self) -> bool {
+            self.trailers.is_some()
+        }
+
+        fn on_trailers(&mut self, _: Side, trailers: &[Field<'_>]) -> Vec<Edit> {
+            assert!(self.calls.last().is_some_and(|(_, end)| *end), "before the body's end");
+            let Some((seen, edits)) = &mut self.trailers else { return Vec::new() };
+            let text = |bytes: &[u8]| String::from_utf8(bytes.to_vec()).unwrap();
+            seen.extend(trailers.iter().map(|field| format!("{}={}", text(field.name), text(field.value))));
+            edits.clone()
         }
 
         fn wants_response(&self) -> bool {
@@ -350,6 +388,44 @@ mod tests {
                 }
             }
         }
+    }
+
+    #[test]
+    fn trailers_are_shown_after_the_body_and_go_on_as_they_came_or_edited() {
+        let lines = "X-T: 1\r\nx-u:2\r\nX-T:  3 \r\n";
+        let message = format!("{HEAD}Transfer-Encoding: chunked\r\n\r\n{}", chunks(&["ab", "cabcab", "c"], lines));
+        let edits = [
+            Edit::Set { name: b"x-u".to_vec(), value: b"two".to_vec() },
+            Edit::Remove { name: b"x-t".to_vec() },
+            Edit::Append { name: b"x-new".to_vec(), value: b"4".to_vec() },
+        ];
+        for (replaces, window, size) in [false, true].iter().flat_map(|r| [(*r, 3, 1), (*r, 3, 5), (*r, 100, 2), (*r, 100, 1000)]) {
+            for (edits, wanted) in [(&[][..], format!("{lines}\r\n")), (&edits, "x-u: two\r\nx-new: 4\r\n\r\n".to_owned())] {
+                let mut filter = Filter::new(window, replaces);
+                filter.trailers = Some((Vec::new(), edits.to_vec()));
+                let (heard, _) = through(&mut filter, &message, size, false).unwrap();
+                assert_eq!(filter.trailers.unwrap().0, ["X-T=1", "x-u=2", "X-T=3"]);
+                assert_eq!(carried(&heard).1, wanted, "window {window}, pieces of {size}");
+                assert!(replaces || !edits.is_empty() || heard == message, "{heard}");
+            }
+        }
+        // Where none come nobody is asked.
+        for message in bodies().iter().filter(|message| !message.contains("X-T")) {
+            let mut filter = Filter::new(3, false);
+            filter.trailers = Some((Vec::new(), edits.to_vec()));
+            assert_eq!(through(&mut filter, message, 2, false), Ok((message.clone(), false)));
+            assert!(filter.trailers.unwrap().0.is_empty());
+        }
+    }
+
+    #[test]
+    fn trailers_that_break_off_are_given_back() {
+        let (mut out, mut body, mut filter) = (Vec::new(), Body::chunked(), Filter::new(100, false));
+        filter.trailers = Some((Vec::new(), Vec::new()));
+        let mut passage = Passage::new(Side::Request, &filter, b"head ", body, false, &mut out);
+        passage.take(b"1\r\na\r\n0\r\nX-T: 1\r\nx", &mut body, &mut filter, &mut out).unwrap();
+        assert_eq!(passage.take(b"\0", &mut body, &mut filter, &mut out), Err(Stop::BadChunk));
+        assert_eq!((out, passage.give_back()), (b"head 1\r\na\r\n0\r\n".to_vec(), Some(b"X-T: 1\r\nx".to_vec())));
     }
 
     #[test]

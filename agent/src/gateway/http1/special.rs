@@ -201,7 +201,7 @@ impl<S: Surroundings> Relay<S> {
         };
         let taken = match passage.take(bytes, &mut body, &mut **follow, &mut out) {
             Ok(taken) => taken,
-            Err(Stop::BadChunk) if !passage.is_held() && passage.give_back().is_some() => {
+            Err(Stop::BadChunk) if !passage.is_held() && passage.give_back().map(|mut held| out.append(&mut held)).is_some() => {
                 self.give(cx, client, &out)?;
                 return self.unreadable(bytes);
             }

@@ -36,8 +36,8 @@ pub(super) fn with_response<B, R>(response: &Response<B>, look: impl FnOnce(&Res
 }
 
 /// Shows trailers.
-pub(super) fn with_fields(fields: &HeaderMap, look: impl FnOnce(&[Field<'_>])) {
-    look(&fields.iter().map(field).collect::<Vec<_>>());
+pub(super) fn with_fields<R>(fields: &HeaderMap, look: impl FnOnce(&[Field<'_>]) -> R) -> R {
+    look(&fields.iter().map(field).collect::<Vec<_>>())
 }
 
 fn field<'a>((name, value): (&'a HeaderName, &'a HeaderValue)) -> Field<'a> {
@@ -86,7 +86,7 @@ pub(super) fn set_length(headers: &mut HeaderMap, length: Option<usize>) {
     };
 }
 
-/// Edits a response's head.
+/// Edits a response's head, or trailers.
 pub(super) fn edit_headers(headers: &mut HeaderMap, edits: &[Edit]) {
     for edit in edits {
         apply(headers, edit);

@@ -8,8 +8,10 @@
 use std::{cell::RefCell, rc::Rc};
 
 use bytes::Bytes;
+use http::HeaderMap;
 use mirrord_filters::Side;
 
+use super::head;
 use crate::gateway::{room::Room, steer::Follow};
 
 /// The filters that follow an exchange, shared by its two bodies.
@@ -41,6 +43,17 @@ impl Passage {
     /// Whether the body's length may change.
     pub(super) fn replaces(&self) -> bool {
         self.replaces
+    }
+
+    /// Whether somebody wants to see what follows the body.
+    pub(super) fn wants_trailers(&self) -> bool {
+        self.follow.borrow().wants_trailers()
+    }
+
+    /// Shows what follows the body, and edits it.
+    pub(super) fn trailers(&self, trailers: &mut HeaderMap) {
+        let edits = head::with_fields(trailers, |fields| self.follow.borrow_mut().on_trailers(self.side, fields));
+        head::edit_headers(trailers, &edits);
     }
 
     /// Takes what came, and gives what goes on. `end`: that was all.

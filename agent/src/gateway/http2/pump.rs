@@ -53,6 +53,8 @@ struct Special {
     ahead: Vec<u8>,
     room: Room,
     passage: Option<Passage>,
+    /// The same, once it has seen all, if what follows the body is to be shown.
+    after: Option<Passage>,
     /// What goes on next.
     out: Bytes,
     /// No more of it comes than trailers.
@@ -253,7 +255,7 @@ impl Body {
             };
             if special.done {
                 // It has seen all.
-                special.passage = None;
+                special.after = special.passage.take().filter(Passage::wants_trailers);
             }
         }
     }
@@ -340,10 +342,13 @@ impl Pump {
 
     fn poll_trailers(&mut self, cx: &mut Context<'_>, from: &mut Body, to: &mut SendStream<Outgoing>) -> Poll<Result<(), Stop>> {
         let sent = match from.stream.poll_trailers(cx) {
-            Poll::Ready(Ok(Some(trailers))) => {
+            Poll::Ready(Ok(Some(mut trailers))) => {
                 from.taps.trailers(&trailers);
                 if let Some((observer, Side::Response)) = &from.observer {
                     head::with_fields(&trailers, |fields| observer.trailers(fields));
+                }
+                if let Some(passage) = from.special.as_deref_mut().and_then(|special| special.after.take()) {
+                    passage.trailers(&mut trailers);
                 }
                 to.send_trailers(trailers)
             }

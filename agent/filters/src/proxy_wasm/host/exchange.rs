@@ -115,7 +115,9 @@ fn send_local_response(
     }
     let mut fields = Vec::with_capacity(pairs.len() + 3);
     let mut response_body = body.to_vec();
-    if grpc_status >= 0 {
+    // As everywhere in the field, the number counts for calls of gRPC only: some SDKs have no way not to give one.
+    let is_grpc = grpc_status >= 0 && host.exchange().is_some_and(|context| context.is_grpc());
+    if is_grpc {
         // What a gRPC client takes for an answer without messages: trailers only.
         fields.push((b"content-type".to_vec(), b"application/grpc".to_vec()));
         fields.push((b"grpc-status".to_vec(), grpc_status.to_string().into_bytes()));
@@ -133,7 +135,7 @@ fn send_local_response(
         }
         fields.push((name.to_vec(), value.to_vec()));
     }
-    let code = if grpc_status >= 0 { 200 } else { i32::try_from(code).unwrap_or(0) };
+    let code = if is_grpc { 200 } else { i32::try_from(code).unwrap_or(0) };
     if let Some(problem) = answer_problem(code, response_body.len()) {
         return Err(bad(problem));
     }

@@ -88,6 +88,7 @@ impl RootContext for Root {
             "bench" => Box::new(patterns::Bench),
             "headers" => Box::new(patterns::Headers),
             "phases" => Box::new(patterns::Phases),
+            "eager" => Box::new(patterns::Eager),
             "body" => Box::new(patterns::Body::default()),
             "decide-by-body" => Box::new(patterns::DecideByBody),
             "local" => Box::new(patterns::Local),

@@ -96,12 +96,21 @@ impl HttpContext for Phases {
         log::info!("request body {size} {end}");
         GO_ON
     }
+    fn on_http_request_trailers(&mut self, count: usize) -> Action {
+        log::info!("request trailers {count}");
+        GO_ON
+    }
     fn on_http_response_headers(&mut self, _: usize, end: bool) -> Action {
         log::info!("response headers {end}");
         GO_ON
     }
     fn on_http_response_body(&mut self, size: usize, end: bool) -> Action {
         log::info!("response body {size} {end}");
+        GO_ON
+    }
+    fn on_http_response_trailers(&mut self, count: usize) -> Action {
+        log::info!("response trailers {count} {:?}", self.get_http_response_trailers());
+        self.add_http_response_trailer("x-trailer", "1");
         GO_ON
     }
     fn on_log(&mut self) {
@@ -112,6 +121,23 @@ impl HttpContext for Phases {
 impl Drop for Phases {
     fn drop(&mut self) {
         log::info!("deleted");
+    }
+}
+
+/// Would change bodies without having said so at the head; refuses what it does not like.
+pub struct Eager;
+impl Context for Eager {}
+impl HttpContext for Eager {
+    fn on_http_request_body(&mut self, size: usize, end: bool) -> Action {
+        log::info!("saw {size} bytes");
+        self.set_http_request_body(0, size, b"changed");
+        if end { GO_ON } else { Action::Pause }
+    }
+    fn on_http_response_body(&mut self, size: usize, _: bool) -> Action {
+        if self.get_http_response_body(0, size).is_some_and(|body| body.starts_with(b"forbidden")) {
+            self.send_http_response(403, vec![], Some(b"no"));
+        }
+        Action::Pause
     }
 }
 
