@@ -212,7 +212,7 @@ impl Chain {
                 Ok(said) => {
                     append(&mut decision.edits, said.edits);
                     follower.wants.response_body = said.response_body;
-                    follower.may_change_response = place.may_change_body(follower.exchange, Side::Response);
+                    follower.may_change_response = place.link.may_change_body(follower.exchange, Side::Response);
                     decision.abort |= said.abort;
                     decision.reason = said.reason.or(decision.reason.take());
                     if said.replace.is_some() {
@@ -410,7 +410,7 @@ impl Chain {
         if let Some(exchange) = decision.exchange.filter(|_| !decision.wants.nothing()) {
             let ended = &self.ended;
             let followers = so_far.followers.get_or_insert_with(|| Box::new(Followers::new(ended.clone())));
-            let mut may_change = |side| self.links.get_mut(index).is_none_or(|place| place.may_change_body(exchange, side));
+            let mut may_change = |side| self.links.get_mut(index).is_none_or(|place| place.link.may_change_body(exchange, side));
             followers.list.push(Follower {
                 link: index,
                 exchange,
@@ -479,11 +479,6 @@ impl Place {
 
     fn call<T>(&mut self, hook: impl FnOnce(&mut dyn Link) -> Result<T, Fault>) -> Result<T, Fault> {
         hook(&mut *self.link).map_err(|fault| self.failed(fault))
-    }
-
-    /// Whether a body has to wait for what the link says about it; also where its failure would have to keep the body back.
-    fn may_change_body(&mut self, exchange: crate::Exchange, side: Side) -> bool {
-        self.filter.inner.policy == Policy::Deny || self.link.may_change_body(exchange, side)
     }
 
     fn failed(&self, fault: Fault) -> Fault {

@@ -14,7 +14,7 @@ use super::live::{Live, Said};
 use crate::filter::Configured;
 use crate::link::{Exchange, Link, LinkBody, LinkConnection, LinkResponse, LinkStep, Side};
 use crate::ticker::{self, Calls};
-use crate::{ConnectionParts, Fault, FaultKind, Isolation, RequestParts, ResponseParts};
+use crate::{ConnectionParts, Fault, FaultKind, Isolation, Policy, RequestParts, ResponseParts};
 
 /// Guests that follow exchanges of their own, at most; each has its memory.
 const MAX_FRESH: usize = 256;
@@ -143,7 +143,8 @@ fn step(said: Said, token: u64) -> LinkStep {
 
 impl Link for Instance {
     fn may_change_body(&mut self, _: Exchange, _: Side) -> bool {
-        self.guest.hooks.changes_bodies
+        // Where it denies when it fails, nothing goes on that it has not seen.
+        self.guest.hooks.changes_bodies || self.filter.policy == Policy::Deny
     }
 
     fn warm_up(&mut self) {

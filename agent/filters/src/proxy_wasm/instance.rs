@@ -230,6 +230,7 @@ fn wants(context: &Context, plugin: &Plugin) -> Wants {
 }
 
 impl Link for Instance {
+    /// Also of one that denies when it fails, nobody waits for what only its SDK asked to see: conversations would stand still.
     fn may_change_body(&mut self, exchange: Exchange, side: Side) -> bool {
         let Some((generation, _, place)) = self.place(exchange) else { return false };
         self.context(generation, place).is_some_and(|context| context.half(side).may_change)
