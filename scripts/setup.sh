@@ -31,7 +31,7 @@ node       nodejs                   tests: a server to preload
 javac      default-jdk-headless     tests: a server to preload
 g++        g++                      fuzzing: libFuzzer is compiled
 wrk        wrk                      benchmark: the load
-haproxy    haproxy                  benchmark: for comparison
+haproxy    haproxy                  tests: a server in the pod; benchmark: for comparison
 strace     strace                   benchmark: system calls a request
 valgrind   valgrind                 benchmark: where instructions go
 h2load     nghttp2-client           tests: load of HTTP/2

@@ -276,6 +276,38 @@ fn a_client_that_was_refused_when_agent_and_guard_had_died_is_served_from_the_sa
     assert_eq!(from_port(&pod, port), Ok("pod".into()), "{:?} after the kill", killed.elapsed());
 }
 
+#[test]
+fn who_had_a_connection_when_agent_and_guard_died_is_served_from_its_port_again() {
+    let pod = Pod::alone();
+    let _session = Exec::steal_mine(&pod).run(&Program::c("one", &[WEB]));
+    assert_eq!(pod.get("/").with(ME).send().who(), "program one");
+    let connected = |port: u16| {
+        let from = SocketAddr::new(pod.client_v4.into(), port);
+        let mut client = Client::over(pod.clients.run(|| connect_from(from, pod.address(WEB), Duration::from_secs(3))).unwrap()).unwrap();
+        assert_eq!(client.get("/", &[]).who(), "pod");
+        client
+    };
+    let reset = |client: Client| socket2::SockRef::from(client.socket()).set_linger(Some(Duration::ZERO)).unwrap();
+    // How each ended: the client broke it off or closed it before, or when the agent was dead; or it was in the middle of an upload.
+    reset(connected(1100));
+    drop(connected(1101));
+    let (broken_off, closed, mut uploading) = (connected(1102), connected(1103), connected(1104));
+    uploading.send(b"POST / HTTP/1.1\r\nHost: pod\r\nContent-Length: 1000000\r\n\r\nhello");
+    let (agent, guard) = (pod.agent(), pod.guard());
+    guard.kill();
+    agent.kill();
+    let killed = Instant::now();
+    eventually("the agent is dead", || (!agent.is_alive()).then_some(()));
+    reset(broken_off);
+    drop((closed, uploading));
+    eventually("the lease is over", || (killed.elapsed() > Duration::from_millis(1200)).then_some(()));
+    let kept = pod.inside.sh("conntrack -L -p tcp --orig-port-dst 80");
+    println!("{kept}");
+    let served: Vec<_> = (1100..1105).map(|port| (port, from_port(&pod, port))).collect();
+    println!("{:?} after the kill: {served:?}", killed.elapsed());
+    assert!(served.iter().all(|(_, answer)| *answer == Ok("pod".into())), "{served:?}");
+}
+
 fn from_port(pod: &Pod, port: u16) -> Result<String, String> {
     let from = SocketAddr::new(pod.client_v4.into(), port);
     let stream = pod.clients.run(|| connect_from(from, pod.address(WEB), Duration::from_secs(3))).map_err(|error| error.to_string())?;

@@ -70,6 +70,8 @@ const MAX_HEADER_LIST: u32 = 1 << 20;
 const DATA_FRAME_BUDGET: usize = 1 << 40;
 /// How long the pod's SETTINGS are waited for. Stolen requests do not depend on a pod that hangs.
 const POD_GREETING: Duration = Duration::from_secs(1);
+/// A client that has been told that no more requests are taken, and has none under way, has this long to say that it has heard so.
+const FAREWELL_LIMIT: Duration = Duration::from_secs(1);
 /// How long what is left of a connection's responses may take once the pod has gone.
 const BROKEN_LIMIT: Duration = Duration::from_secs(1);
 
@@ -109,7 +111,8 @@ pub async fn serve<S: Surroundings>(
     let copies = Copies::new(surroundings.clone(), upstreams.clone());
     let (stolen, parked) = (Cell::new(0), Cell::new(0));
     let shared = Rc::new(Shared { surroundings, flow, upstreams, copies, windows, stolen, parked, broken: Signal::default() });
-    let mut serving = Serving { connection, client, shared, pod_spent, tasks: JoinSet::new(), closing: None, limit: None, parting: false };
+    let mut serving =
+        Serving { connection, client, shared, pod_spent, tasks: JoinSet::new(), closing: None, limit: None, parting: false, ending: false };
     poll_fn(|cx| serving.poll(cx)).await;
     serving.shared.upstreams.close();
 }
@@ -202,6 +205,8 @@ struct Serving<T: AsyncRead + AsyncWrite + Unpin, S: Surroundings> {
     limit: Option<Pin<Box<Sleep>>>,
     /// The client has been told that this connection takes no more requests, because the agent ends.
     parting: bool,
+    /// The same, because the pod's takes no more.
+    ending: bool,
 }
 
 impl<T: AsyncRead + AsyncWrite + Unpin + 'static, S: Surroundings> Serving<T, S> {
@@ -239,6 +244,9 @@ impl<T: AsyncRead + AsyncWrite + Unpin + 'static, S: Surroundings> Serving<T, S>
                 tracing::error!(%error, "a request's task ended early");
             }
         }
+        if self.ending && self.tasks.is_empty() {
+            self.limit.get_or_insert_with(|| Box::pin(sleep(FAREWELL_LIMIT)));
+        }
         match self.client.send(cx) {
             Poll::Ready(Err(_)) => return Poll::Ready(()),
             Poll::Ready(Ok(())) if self.is_finished() => return self.close(cx),
@@ -256,12 +264,16 @@ impl<T: AsyncRead + AsyncWrite + Unpin + 'static, S: Surroundings> Serving<T, S>
             return;
         }
         match spent {
-            Spent::GoAway(Reason::NO_ERROR) => self.connection.graceful_shutdown(),
+            Spent::GoAway(Reason::NO_ERROR) => self.end(),
             Spent::GoAway(reason) => self.closing = Some(reason),
-            Spent::Closed if self.tasks.is_empty() => self.connection.graceful_shutdown(),
-            // Those whose response is not complete say so.
-            Spent::Closed => {}
+            // Requests whose response is not complete break the connection, those that the pod never looked at do not.
+            Spent::Closed => self.end(),
         }
+    }
+
+    fn end(&mut self) {
+        self.connection.graceful_shutdown();
+        self.ending = true;
     }
 
     /// The connection is to break, and no task has anything more to pass on.
