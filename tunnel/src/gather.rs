@@ -112,3 +112,61 @@ impl<T: AsyncRead + AsyncWrite + Unpin> AsyncWrite for Gathered<T> {
         Pin::new(&mut inner.io).poll_shutdown(cx)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::{
+        sync::{
+            Arc,
+            atomic::{AtomicUsize, Ordering},
+        },
+        task::{Wake, Waker},
+    };
+
+    use super::*;
+
+    /// Takes nothing at first, and all the next time.
+    #[derive(Default)]
+    struct Late(bool);
+
+    impl AsyncRead for Late {
+        fn poll_read(self: Pin<&mut Self>, _: &mut Context<'_>, _: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+            Poll::Pending
+        }
+    }
+
+    impl AsyncWrite for Late {
+        fn poll_write(mut self: Pin<&mut Self>, _: &mut Context<'_>, data: &[u8]) -> Poll<io::Result<usize>> {
+            if std::mem::replace(&mut self.0, true) { Poll::Ready(Ok(data.len())) } else { Poll::Pending }
+        }
+        fn poll_flush(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+            Poll::Ready(Ok(()))
+        }
+        fn poll_shutdown(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+            Poll::Ready(Ok(()))
+        }
+    }
+
+    #[derive(Default)]
+    struct Wakes(AtomicUsize);
+
+    impl Wake for Wakes {
+        fn wake(self: Arc<Self>) {
+            self.0.fetch_add(1, Ordering::Relaxed);
+        }
+    }
+
+    #[test]
+    fn a_writer_that_had_to_wait_comes_again_when_all_went_out_just_after() {
+        let wakes = Arc::new(Wakes::default());
+        let waker = Waker::from(wakes.clone());
+        let mut cx = Context::from_waker(&waker);
+        let (mut writer, flusher) = Gathered::new(Late::default());
+        assert!(Pin::new(&mut writer).poll_write(&mut cx, &vec![0; HIGH_WATER]).is_ready());
+        assert!(Pin::new(&mut writer).poll_write(&mut cx, b"more").is_pending());
+        assert!(flusher.flush_now(&mut cx).is_ready(), "there is room by now: the transport wakes nobody");
+        assert_eq!(wakes.0.load(Ordering::Relaxed), 1);
+        assert!(Pin::new(&mut writer).poll_write(&mut cx, b"more").is_ready() && flusher.flush_now(&mut cx).is_ready());
+        assert_eq!(wakes.0.load(Ordering::Relaxed), 1, "and only then");
+    }
+}

@@ -78,4 +78,20 @@ mod tests {
         drop(other);
         assert_eq!(HELD.get(), 0);
     }
+
+    #[test]
+    fn where_much_is_under_way_little_is_read_at_a_time_and_nothing_new_begins() {
+        let purse = Purse::new(100);
+        let mut scratch = vec![0; 2 * LITTLE];
+        let mut one = Budget::begin(&purse, 99).unwrap();
+        assert_eq!(one.bounds(&mut scratch).len(), 2 * LITTLE);
+        one.set(100);
+        let other = Budget::begin(&purse, 100).unwrap();
+        assert_eq!(other.bounds(&mut scratch).len(), LITTLE);
+        assert!(Budget::begin(&purse, 1).is_none());
+        one.set(0);
+        assert_eq!(one.bounds(&mut scratch).len(), LITTLE, "the other's counts");
+        drop(other);
+        assert_eq!(one.bounds(&mut scratch).len(), 2 * LITTLE);
+    }
 }

@@ -12,6 +12,8 @@ use std::{cell::RefCell, collections::HashMap, future::ready, io, rc::Rc, task::
 
 use mirrord_filters::{BodyDecision, ConnectionParts, Edit, LocalResponse, RequestParts, ResponseDecision, ResponseParts, Side};
 
+use mirrord_tunnel::Purse;
+
 use self::memory::Memory;
 use super::relay::{Exit, Relay, Rest};
 use crate::gateway::{
@@ -33,6 +35,8 @@ struct Scene {
     events: RefCell<Vec<Event>>,
     /// Bytes that an upstream takes at a time; 0: all.
     slow: usize,
+    /// What bounds what sessions have under way.
+    purse: RefCell<Option<Purse>>,
 }
 
 impl Surroundings for Scene {
@@ -65,6 +69,10 @@ impl Surroundings for Scene {
         stream.slow(self.slow);
         self.opened.borrow_mut().push((upstream, stream.clone()));
         ready(Ok(stream))
+    }
+
+    fn purse(&self, _: SessionId) -> Option<Purse> {
+        self.purse.borrow().clone()
     }
 
     fn abort(&self, stream: &mut Memory) {
@@ -171,6 +179,7 @@ impl Stage {
             greetings: RefCell::default(),
             events: RefCell::default(),
             slow,
+            purse: RefCell::default(),
         });
         let pod = Link::open(&scene, &flow(), Upstream::Pod);
         let client = Memory::default();

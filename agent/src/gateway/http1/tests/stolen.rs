@@ -241,3 +241,21 @@ fn the_clients_end_reaches_the_session() {
     stage.says(SESSION, OK);
     assert_eq!((stage.client_heard(), stage.client.finished(), stage.exit), (OK.into(), true, Some(Exit::Done)));
 }
+
+#[test]
+fn a_session_that_has_as_much_under_way_as_it_may_loses_what_is_new_to_the_pod() {
+    let purse = Purse::new(100);
+    let mut stage = Stage::new(by_user);
+    *stage.scene.purse.borrow_mut() = Some(purse.clone());
+    let others = purse.hold(190);
+    stage.client_says(STOLEN);
+    assert_eq!((stage.heard(POD), stage.opened(SESSION)), (STOLEN.into(), 0));
+    stage.pod_says(OK);
+    drop(others);
+    stage.client_says(STOLEN);
+    assert_eq!(stage.heard(SESSION), STOLEN);
+    stage.says(SESSION, OK);
+    assert_eq!(stage.client_heard(), [OK, OK].concat());
+    assert_eq!(*stage.scene.events.borrow(), [Event::FellBack]);
+    assert!(purse.has_room_for_new(200), "nothing is left behind");
+}
