@@ -127,6 +127,7 @@ fn session(session: &Session) -> SessionState {
         filters: session.spec.filters.iter().map(filter).collect(),
         ports: session.ports.iter().copied().collect(),
         linked: session.linked.borrow().iter().copied().collect(),
+        set_aside: session.is_aside,
         since: session.since.duration_since(UNIX_EPOCH).unwrap_or_default().as_secs(),
     }
 }

@@ -358,8 +358,8 @@ impl App {
     /// A session's machine stands still, or answers again: meanwhile the pod gets what would be the session's.
     pub fn set_aside(&self, id: SessionId, is_aside: bool) {
         self.order(|| Order::SetAside(id, is_aside));
-        let sessions = self.sessions.borrow();
-        let Some(session) = sessions.get(id) else { return };
+        let mut sessions = self.sessions.borrow_mut();
+        let Some(session) = sessions.set_aside(id, is_aside) else { return };
         if is_aside {
             tracing::warn!(session = id, owner = %session.owner, "a session does not answer: its requests go to the pod");
             return;

@@ -52,6 +52,8 @@ pub struct Session {
     pub ports: BTreeSet<u16>,
     /// When it was opened.
     pub since: SystemTime,
+    /// Its machine does not answer.
+    pub is_aside: bool,
     /// Delivery connections that have shaken hands with their workers.
     pub linked: watch::Sender<BTreeSet<u16>>,
 }
@@ -105,6 +107,13 @@ impl Sessions {
         if let Some(session) = self.by_id.get_mut(&id) {
             session.spec.filters = filters;
         }
+    }
+
+    /// Takes note that a session's machine does not answer, or does again.
+    pub fn set_aside(&mut self, id: SessionId, is_aside: bool) -> Option<&Session> {
+        let session = self.by_id.get_mut(&id)?;
+        session.is_aside = is_aside;
+        Some(session)
     }
 
     pub fn by_token(&self, token: &[u8; 16]) -> Option<&Session> {
@@ -169,7 +178,7 @@ mod tests {
             inspects: None,
         };
         let (token, ports, since, linked) = ([id as u8; 16], BTreeSet::new(), SystemTime::UNIX_EPOCH, watch::Sender::default());
-        sessions.insert(Session { spec, owner, priority, token, ports, since, linked });
+        sessions.insert(Session { spec, owner, priority, token, ports, since, is_aside: false, linked });
         id
     }
 

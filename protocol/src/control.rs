@@ -304,6 +304,8 @@ pub struct SessionState {
     pub ports: Vec<u16>,
     /// Workers that can deliver to it.
     pub linked: Vec<u16>,
+    /// Its machine does not answer: meanwhile the pod gets what would be the session's.
+    pub set_aside: bool,
     /// When it was opened, seconds since 1970 (UTC).
     pub since: u64,
 }
@@ -408,6 +410,7 @@ mod tests {
                 filters: vec![FilterState { name: "header.wasm".into(), sha256: "ab".into() }],
                 ports: vec![80],
                 linked: vec![0],
+                set_aside: true,
                 since: 10,
             }],
         };
@@ -415,7 +418,7 @@ mod tests {
             r#"{"version":"1","pid":2,"netns":3,"workers":1,"draining":false,"connections":{"open":4,"accepted":5},"#,
             r#""redirect":{"ports":[80],"in_flight":6,"leased":true,"guard_pid":7},"sessions":[{"id":8,"#,
             r#""owner":{"user":"ann","host":"laptop","pid":9,"command":"python3"},"mode":"mirror","ambiguous":"pass","priority":0,"#,
-            r#""filters":[{"name":"header.wasm","sha256":"ab"}],"ports":[80],"linked":[0],"since":10}]}"#
+            r#""filters":[{"name":"header.wasm","sha256":"ab"}],"ports":[80],"linked":[0],"set_aside":true,"since":10}]}"#
         );
         assert_eq!(serde_json::to_string(&state).unwrap(), json);
         assert_eq!(serde_json::from_str::<State>(json).unwrap(), state);

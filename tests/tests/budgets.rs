@@ -126,12 +126,20 @@ fn stand_still_once<'scope>(scope: &'scope Scope<'scope, '_>, pod: &Pod, session
     });
     let quickest = quickest.min().unwrap();
     assert!(quickest < Duration::from_millis(200), "what is new does not wait, but took {quickest:?}");
+    assert!(state(pod).contains(r#""set_aside":true"#), "an operator is told: {}", state(pod));
     thread::sleep(STILL.saturating_sub(stopped.elapsed()));
     [program, intproxy].iter().for_each(|process| process.signal(libc::SIGCONT));
     let back = Instant::now();
     let stolen = within(BOUND, || (pod.get("/").with(ME).send().who() == "program one").then_some(()));
     println!("stolen again {:?} after the machine went on", back.elapsed());
     assert!(stolen.is_some(), "my requests are not stolen again");
+    assert!(!state(pod).contains(r#""set_aside":true"#), "{}", state(pod));
+}
+
+/// What an operator sees.
+fn state(pod: &Pod) -> String {
+    let socket = format!("/run/mirrord/agent-{}.sock", pod.inside.inode);
+    pod.curl_inside(&format!("-s --http2-prior-knowledge --unix-socket {socket} http://agent/v1/state"))
 }
 
 /// Uploads as much as anybody takes; the status of the answer, if there is one, and when it was over.

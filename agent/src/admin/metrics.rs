@@ -149,7 +149,7 @@ impl Workers {
         let (sum, count, buckets) = self.histogram(|counters| &counters.decision);
         metric.encode_histogram::<NoLabelSet>(sum, count, &buckets, None)?;
 
-        let help = format!("From the verdict to the answer's first byte, HTTP/1; one request of {every} is measured");
+        let help = format!("From the verdict to the answer's first byte, or its head on HTTP/2; one request of {every} is measured");
         let mut metric = encoder.encode_descriptor("upstream_duration", &help, Some(&Unit::Seconds), MetricType::Histogram)?;
         let upstreams: [(&str, Durations); 2] = [("pod", |counters| &counters.pod), ("session", |counters| &counters.session)];
         for (upstream, get) in upstreams {

@@ -200,6 +200,7 @@ impl Connection {
             token,
             ports: BTreeSet::new(),
             since: SystemTime::now(),
+            is_aside: false,
             linked: watch::Sender::default(),
         });
         self.session.set(Some(id));

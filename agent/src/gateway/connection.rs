@@ -15,11 +15,9 @@ use super::{
     opaque::{self, Pump},
     room::Budget,
     sock::{Sock, Tcp, with_scratch},
-    steer::{Ambiguity, Connecting, Event, Flow, Plan, Surroundings, Target, Upstream},
+    steer::{Ambiguity, Connecting, Event, Flow, OPENING_TIME, Plan, Surroundings, Target, Upstream},
 };
 
-/// A session that does not take a connection in this time loses it to the pod.
-const OPENING_TIME: Duration = Duration::from_secs(5);
 /// A TLS client whose first message does not come in this time is judged by what has come.
 const HELLO_TIME: Duration = Duration::from_secs(2);
 /// How long a client may stay silent after the pod has ended an HTTP connection: what the kernel grants to an orphan.

@@ -20,13 +20,11 @@ use super::{
     },
     mirror::{Kind, Pipe},
     sock,
-    steer::{Event, Flow, Surroundings, Upstream},
+    steer::{Event, Flow, OPENING_TIME, Surroundings, Upstream},
 };
 
 /// After the client has gone, a program that does not move for this long misses the rest.
 const IDLE_AT_END: Duration = Duration::from_secs(30);
-/// A session that does not take a stream in this time misses the copy.
-const OPENING_TIME: Duration = Duration::from_secs(5);
 
 /// How playing one entry ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

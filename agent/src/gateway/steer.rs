@@ -6,7 +6,7 @@ use std::{
     net::SocketAddr,
     rc::Rc,
     task::{Context, Poll},
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use mirrord_filters::{BodyDecision, ConnectionParts, Edit, Field, LocalResponse, RequestParts, ResponseDecision, ResponseParts, Side};
@@ -46,6 +46,9 @@ pub enum Plan {
     Read,
 }
 
+/// A session that does not take a request or a connection in this time, or whose program says nothing on it, loses it to the pod.
+pub const OPENING_TIME: Duration = Duration::from_secs(5);
+
 /// What becomes of one request.
 #[derive(Debug, Default)]
 pub struct Steering {
@@ -57,6 +60,8 @@ pub struct Steering {
     pub extra: Option<Box<Extra>>,
     /// Present if somebody inspects the port: is told what passes.
     pub observer: Option<Observer>,
+    /// When it was decided, of a request on HTTP/2 whose upstream's time to answer is measured.
+    pub decided: Option<Instant>,
 }
 
 /// What a filter wants of a request besides who answers it.
@@ -218,6 +223,9 @@ pub trait Surroundings: 'static {
     fn is_parting(&self) -> bool {
         false
     }
+
+    /// Takes note of how long an upstream took to answer a request that is measured.
+    fn answered(&self, _upstream: Upstream, _took: Duration) {}
 
     /// Takes note of something that an operator counts.
     fn count(&self, event: Event);

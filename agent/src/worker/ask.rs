@@ -186,7 +186,11 @@ impl Worker {
         if let Some(following) = following {
             steering.extra.get_or_insert_default().follow = Some(following);
         }
-        let took = measured.map(|began| self.stopwatch.decided(began, flow, request.version, &steering.target));
+        let mut took = None;
+        if let Some(began) = measured {
+            let (decision, decided) = self.stopwatch.decided(began, flow, request.version, &steering.target);
+            (took, steering.decided) = (Some(decision), decided);
+        }
         if !port.inspectors.is_empty() {
             steering.observer = Some(self.observe(port, request, &steering, &trail));
         }
@@ -407,6 +411,10 @@ impl Surroundings for Worker {
 
     fn purse(&self, session: SessionId) -> Option<Purse> {
         self.sessions.borrow().get(&session).map(|subscriber| subscriber.purse.clone())
+    }
+
+    fn answered(&self, upstream: Upstream, took: Duration) {
+        self.stopwatch.answered(upstream, took);
     }
 
     fn abort(&self, stream: &mut Self::Stream) {

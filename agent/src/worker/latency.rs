@@ -4,6 +4,7 @@
 //!
 //! ```text
 //! request's head ─begin→ filters ─decided→ written to its upstream ─Timed→ first byte of the answer
+//!                                 └ HTTP/2: Steering::decided → http2/exchange.rs → head of the answer
 //! ```
 
 use std::{
@@ -63,22 +64,29 @@ impl Stopwatch {
         }
     }
 
-    /// At the verdict about a request that is measured; how long that took.
+    /// At the verdict about a request that is measured; how long that took. On HTTP/2 the caller is to keep when it was.
     #[cold]
-    pub fn decided(&self, began: Instant, flow: &Flow, version: Version, target: &Target) -> Duration {
+    pub fn decided(&self, began: Instant, flow: &Flow, version: Version, target: &Target) -> (Duration, Option<Instant>) {
         let at = Instant::now();
         let took = at - began;
         self.counters.decision.observe(took);
         let upstream = match target {
             Target::Pod => Upstream::Pod,
             Target::Session(id) => Upstream::Session(*id),
-            Target::Respond(_) | Target::Abort => return took,
+            Target::Respond(_) | Target::Abort => return (took, None),
         };
         // On an HTTP/2 connection the next byte may belong to any request.
-        if matches!(version, Version::Http10 | Version::Http11) {
-            self.decided.set(Some(Decided { client: flow.client, upstream, at }));
+        if !matches!(version, Version::Http10 | Version::Http11) {
+            return (took, Some(at));
         }
-        took
+        self.decided.set(Some(Decided { client: flow.client, upstream, at }));
+        (took, None)
+    }
+
+    /// An upstream has taken so long to answer.
+    pub fn answered(&self, upstream: Upstream, took: Duration) {
+        let histogram = if upstream == Upstream::Pod { &self.counters.pod } else { &self.counters.session };
+        histogram.observe(took);
     }
 
     /// Watches a client connection's stream to an upstream.
@@ -111,9 +119,7 @@ impl<T> Timed<T> {
 
     fn answered(&mut self) {
         if let Some(asked) = self.asked.take() {
-            let counters = &self.stopwatch.counters;
-            let histogram = if self.upstream == Upstream::Pod { &counters.pod } else { &counters.session };
-            histogram.observe(asked.elapsed());
+            self.stopwatch.answered(self.upstream, asked.elapsed());
         }
     }
 }

@@ -26,7 +26,7 @@ use crate::{
         mirror::Tap,
         room::Budget,
         sock::Sock,
-        steer::{Ambiguity, DECISION_TIME, Event, Flow, SessionId, Surroundings, Upstream},
+        steer::{Ambiguity, DECISION_TIME, Event, Flow, OPENING_TIME, SessionId, Surroundings, Upstream},
     },
     records::exchanges::Observer,
 };
@@ -37,8 +37,6 @@ const HEAD_TIME: Duration = Duration::from_secs(5);
 const DOUBTFUL_TIME: Duration = Duration::from_millis(200);
 /// What a pod said that begins as HTTP/2 servers do is kept for so long, for a client that begins as HTTP/2 clients do.
 const GREETED_TIME: Duration = Duration::from_secs(1);
-/// A session that does not take a request in this time loses it to the pod.
-const OPENING_TIME: Duration = Duration::from_secs(5);
 /// After our last word a client has this long to close: closing with its bytes unread would reset what we said.
 const DRAIN_TIME: Duration = Duration::from_secs(10);
 

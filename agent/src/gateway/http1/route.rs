@@ -25,7 +25,7 @@ impl<S: Surroundings> Relay<S> {
     pub(super) fn route(&mut self, cx: &mut Context<'_>, request: Request, steering: Steering, data: Cow<'_, [u8]>) -> Result<(), Exit> {
         self.requests = self.requests.wrapping_add(1);
         (self.asks, self.answered, self.special) = (request.asks, false, None);
-        let Steering { target, copies, extra, observer } = steering;
+        let Steering { target, copies, extra, observer, decided: _ } = steering;
         self.observer = observer;
         for id in copies {
             self.begin_copy(Upstream::Session(id), &data[..request.len], request);

@@ -6,6 +6,7 @@ use std::{
     pin::{Pin, pin},
     rc::Rc,
     task::{Context, Poll},
+    time::{Duration, Instant},
 };
 
 use h2::{Reason, RecvStream, SendStream, client::ResponseFuture, server::SendResponse};
@@ -29,6 +30,28 @@ pub(super) struct Incoming {
     pub(super) respond: SendResponse<Outgoing>,
     /// Looks at the exchange, if somebody inspects.
     pub(super) observer: Option<Observer>,
+    /// If its upstream's time to answer is measured.
+    pub(super) clock: Clock,
+}
+
+/// The time from a request's verdict to the head of its response.
+#[derive(Default)]
+pub(super) struct Clock {
+    pub(super) decided: Option<Instant>,
+    took: Option<Duration>,
+}
+
+impl Clock {
+    fn stop(&mut self) {
+        if let Some(decided) = self.decided.take() {
+            self.took = Some(decided.elapsed());
+        }
+    }
+
+    /// What was measured, once.
+    pub(super) fn take(&mut self) -> Option<Duration> {
+        self.took.take()
+    }
 }
 
 /// Why an exchange did not come to its end.
@@ -92,7 +115,7 @@ pub(super) fn fault(error: &h2::Error) -> Fault {
 
 /// Carries a request to its end.
 pub(super) async fn exchange(link: &Link, mut head: Request<()>, incoming: &mut Incoming, edits: &Edits) -> Result<(), Failed> {
-    let Incoming { body, respond, observer } = incoming;
+    let Incoming { body, respond, observer, clock } = incoming;
     if let Some(follow) = &edits.follow {
         Box::pin(pass_through(follow, Side::Request, body, head.headers_mut())).await.map_err(|stop| match stop {
             Stop::Aborted => Failed::Aborted,
@@ -104,7 +127,7 @@ pub(super) async fn exchange(link: &Link, mut head: Request<()>, incoming: &mut 
     let mut downloading = true;
     let ended = {
         let mut upload = pin!(body.pump(&mut to_upstream, link.purse()));
-        let mut download = pin!(download(response, respond, link.windows(), observer.as_ref(), edits));
+        let mut download = pin!(download(response, respond, link.windows(), observer.as_ref(), edits, clock));
         loop {
             tokio::select! {
                 biased;
@@ -164,8 +187,10 @@ async fn download(
     windows: Rc<Windows>,
     observer: Option<&Observer>,
     edits: &Edits,
+    clock: &mut Clock,
 ) -> Result<(), Down> {
     let (parts, stream) = poll_fn(|cx| poll_head(cx, &mut response, respond)).await?.into_parts();
+    clock.stop();
     let mut head = Response::from_parts(parts, ());
     if let Some(observer) = observer {
         head::with_response(&head, |parts| observer.response_head(parts));

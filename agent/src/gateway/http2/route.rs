@@ -22,7 +22,7 @@ use mirrord_tunnel::Outgoing;
 
 use super::{
     copies::{Copies, head_of},
-    exchange::{Edits, Failed, Fault, Incoming, exchange, fault},
+    exchange::{Clock, Edits, Failed, Fault, Incoming, exchange, fault},
     head,
     link::{Link, Signal},
     pump::Body,
@@ -64,7 +64,7 @@ impl<S: Surroundings> Shared<S> {
         let (parts, body) = request.into_parts();
         let head = Request::from_parts(parts, ());
         let mut steered = head::with_request(&self.flow, &head, body.is_end_stream(), |parts| self.surroundings.steer(&self.flow, parts));
-        let mut incoming = Incoming { body: Body::new(body, self.windows.clone()), respond, observer: None };
+        let mut incoming = Incoming { body: Body::new(body, self.windows.clone()), respond, observer: None, clock: Clock::default() };
         if let Steered::Decided(steering) = &mut steered {
             self.begin(steering, &head, &mut incoming);
         }
@@ -91,7 +91,8 @@ impl<S: Surroundings> Shared<S> {
                 None => return,
             },
         };
-        let Steering { target, extra, .. } = steering;
+        let Steering { target, extra, decided, .. } = steering;
+        incoming.clock.decided = decided;
         match (target, extra) {
             (Target::Pod, None) => self.to_pod(head, &mut incoming, &Edits::default()).await,
             (target, extra) => Box::pin(self.route(target, extra.map(|extra| *extra).unwrap_or_default(), head, &mut incoming)).await,
@@ -129,7 +130,9 @@ impl<S: Surroundings> Shared<S> {
         };
         // What is needed of the head if a filter replaces the answer.
         let method = edits.follow.is_some().then(|| head.method().clone());
-        match exchange(&link, head, incoming, edits).await {
+        let ended = exchange(&link, head, incoming, edits).await;
+        self.note_time(Upstream::Pod, incoming);
+        match ended {
             Ok(()) | Err(Failed::ClientGone) => {}
             Err(Failed::Replaced(local)) => Box::pin(answer(local, &method.unwrap_or_default(), incoming)).await,
             Err(Failed::Aborted) => incoming.respond.send_reset(ABORTED),
@@ -182,7 +185,9 @@ impl<S: Surroundings> Shared<S> {
             Some(edited) => (head::is_idempotent(&method).then_some(head), edited),
             None => (head::is_idempotent(&method).then(|| head_of(&head)), head),
         };
-        match exchange(&link, edited, incoming, &edits).await {
+        let ended = exchange(&link, edited, incoming, &edits).await;
+        self.note_time(Upstream::Session(session), incoming);
+        match ended {
             Ok(()) | Err(Failed::ClientGone) => {}
             Err(Failed::Replaced(local)) => answer(local, &method, incoming).await,
             Err(Failed::Aborted) => incoming.respond.send_reset(ABORTED),
@@ -215,6 +220,12 @@ impl<S: Surroundings> Shared<S> {
             observer.fell_back();
         }
         Box::pin(self.to_pod(head, incoming, &Edits::default())).await;
+    }
+
+    fn note_time(&self, upstream: Upstream, incoming: &mut Incoming) {
+        if let Some(took) = incoming.clock.take() {
+            self.surroundings.answered(upstream, took);
+        }
     }
 
     /// Opens a connection, unless the client gives up before.

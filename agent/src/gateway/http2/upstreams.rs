@@ -1,7 +1,7 @@
 //! The upstream connections of one client connection: one for the pod and one for each session, opened when first needed
 //! and kept as long as the client's.
 
-use std::{cell::RefCell, io, pin::Pin, rc::Rc, time::Duration};
+use std::{cell::RefCell, io, pin::Pin, rc::Rc};
 
 use tokio::{sync::watch, task::AbortHandle, time::timeout};
 
@@ -9,10 +9,7 @@ use super::{
     link::{Link, LinkError, Opening, Spent},
     windows::Windows,
 };
-use crate::gateway::steer::{Flow, SessionId, Surroundings, Upstream};
-
-/// A session that does not take the connection, or a program that says nothing on it, for so long does not get the request.
-const OPENING_LIMIT: Duration = Duration::from_secs(5);
+use crate::gateway::steer::{Flow, OPENING_TIME, SessionId, Surroundings, Upstream};
 
 /// The pod is as near as a loopback interface.
 pub(super) fn pod_windows() -> Rc<Windows> {
@@ -156,7 +153,7 @@ async fn open<S: Surroundings>(surroundings: Rc<S>, flow: Flow, key: Key, on_pod
         Ok(opening.link)
     };
     let silent = "it does not take the connection, or does not speak on it (check that the program is not stopped)";
-    timeout(OPENING_LIMIT, opening).await.unwrap_or_else(|_| Err(silent.into()))
+    timeout(OPENING_TIME, opening).await.unwrap_or_else(|_| Err(silent.into()))
 }
 
 fn boxed<T>(opening: impl Future<Output = T> + 'static) -> Pin<Box<dyn Future<Output = T>>> {
