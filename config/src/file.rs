@@ -127,8 +127,8 @@ impl File {
         Ok(file)
     }
 
-    /// Reads a file's text.
-    fn parse(text: &str, format: Format) -> Result<Self, FileError> {
+    /// Reads a text in which templates have been rendered.
+    pub fn parse(text: &str, format: Format) -> Result<Self, FileError> {
         let value = value(text, format)?;
         let mut file = Self::default();
         file.root(&value)?;

@@ -15,6 +15,10 @@ pub use message::{
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Fault;
 
+/// What a link of a chain said, which the gateway only carries.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Said;
+
 /// Stands for the real ones, which are called through a chain.
 #[derive(Debug)]
 pub struct Followers;
