@@ -16,6 +16,7 @@ mod ancillary;
 mod connection;
 mod copy;
 mod gather;
+pub mod lasting;
 mod passing;
 mod purse;
 mod quiet;
