@@ -13,10 +13,11 @@ use std::{
 
 use mirrord_filters::{Engine, EngineSettings, Filter};
 use mirrord_protocol::{
-    control::{ErrorReply, Event, Level},
+    control::{Environment, ErrorReply, Event, Level},
     deliver::Kind,
 };
 use tokio::{
+    net::TcpStream,
     signal::unix::{SignalKind, signal},
     sync::{Notify, mpsc, oneshot},
     time::Instant,
@@ -24,7 +25,7 @@ use tokio::{
 
 use crate::{
     admin::Admin,
-    control::{self, socket::ControlSocket},
+    control::{self, Place, socket::ControlSocket, tls::TlsPort},
     counters::Counters,
     gateway::steer::SessionId,
     guard::Guard,
@@ -41,7 +42,7 @@ use crate::{
     },
     sessions::{Session, Sessions},
     settings::Settings,
-    socket,
+    socket, target,
     worker::{self, Handle, Order, room::Room},
 };
 
@@ -89,6 +90,8 @@ pub struct App {
     was_asked: Cell<bool>,
     draining: Cell<bool>,
     socket: ControlSocket,
+    /// For sessions from elsewhere.
+    port: Option<Rc<TlsPort>>,
 }
 
 /// A failure that ends the agent or a request, for the person who ran the command. Errors that carry their own advice say it
@@ -108,8 +111,10 @@ impl App {
     /// Enters the namespace, opens listeners, starts workers and guard. Nothing is redirected yet.
     pub async fn new(settings: Settings) -> Result<Rc<Self>, ErrorReply> {
         detach();
-        let netns = NetNs::open(&settings.netns).map_err(|error| failure(error, ""))?;
+        let netns = NetNs::open(target::netns(&settings)?).map_err(|error| failure(error, ""))?;
         let control = ControlSocket::bind(&settings.socket)?;
+        let keys = settings.listen.zip(settings.tls.as_deref());
+        let tls = keys.map(|(address, folder)| TlsPort::bind(address, folder)).transpose()?;
         let engine = EngineSettings { cache_dir: settings.cache_folder(), ..EngineSettings::default() };
         let engine = Engine::new(engine).map_err(|error| failure(error, ""))?;
 
@@ -132,7 +137,7 @@ impl App {
         let redirector = Redirector::start(&netns, port, options).map_err(|error| failure(error, ""))?;
         let pod = redirector.pod_connector();
         let start = |((index, listeners), counters): (_, &Arc<Counters>)| {
-            worker::start(index, &netns, listeners, pod, counters.clone(), Room::new(brake.clone()))
+            worker::start(index, &netns, listeners, (pod, settings.spare_probes), counters.clone(), Room::new(brake.clone()))
         };
         let workers: Result<Vec<_>, _> = (0..count).zip(listeners).zip(&counters).map(start).collect();
         let workers = workers.map_err(|error| failure(error, ""))?;
@@ -140,7 +145,7 @@ impl App {
             let orders = worker.orders.downgrade();
             pulse.watch(move |answer| drop(orders.upgrade().map(|orders| orders.send(Order::Answer(answer)))));
         }
-        tracing::info!(netns = %settings.netns.display(), workers = count, gateway_port = port, "the agent is ready");
+        tracing::info!(netns = %netns.path().display(), workers = count, gateway_port = port, "the agent is ready");
 
         Ok(Rc::new(Self {
             settings,
@@ -159,6 +164,7 @@ impl App {
             was_asked: Cell::new(false),
             draining: Cell::new(false),
             socket: control,
+            port: tls.map(Rc::new),
         }))
     }
 
@@ -224,10 +230,16 @@ impl App {
 
     async fn accept(self: Rc<Self>) {
         loop {
-            match self.socket.accept().await {
-                Ok(socket) => {
-                    tokio::task::spawn_local(control::serve(self.clone(), socket));
-                }
+            let accepted = tokio::select! {
+                accepted = self.socket.accept() => accepted.map(|socket| {
+                    tokio::task::spawn_local(control::serve(self.clone(), socket, Place::Here));
+                }),
+                accepted = accept_on(self.port.as_ref()) => accepted.map(|(port, socket)| {
+                    tokio::task::spawn_local(port.serve(self.clone(), socket));
+                }),
+            };
+            match accepted {
+                Ok(()) => {}
                 Err(error) => {
                     tracing::warn!(%error, "cannot accept a control connection");
                     tokio::time::sleep(DRAIN_CHECK).await;
@@ -253,10 +265,15 @@ impl App {
 
     /// Ends when nobody is here and nothing is open. A session that comes meanwhile is served.
     async fn idle(&self) {
-        let first_session = Instant::now() + FIRST_SESSION;
+        let first_session = Instant::now() + FIRST_SESSION.max(self.settings.idle());
+        let mut idle_since = Instant::now();
         loop {
             let waits_for_first = !self.was_asked.get() && Instant::now() < first_session;
-            if !self.is_needed() && !waits_for_first && self.is_drained().await && !self.is_needed() {
+            if self.is_needed() {
+                idle_since = Instant::now();
+            }
+            let waits = waits_for_first || idle_since.elapsed() < self.settings.idle();
+            if !self.is_needed() && !waits && self.is_drained().await && !self.is_needed() {
                 return;
             }
             // Only a drain is looked at again and again; else the next change wakes us.
@@ -298,6 +315,13 @@ impl App {
     /// The agent was told to stop.
     pub fn is_draining(&self) -> bool {
         self.draining.get()
+    }
+
+    /// Environment and host name of one of the target's containers.
+    pub async fn environment(&self, container: String) -> Result<Environment, ErrorReply> {
+        let (settings, netns) = (self.settings.clone(), self.netns_inode());
+        let asked = tokio::task::spawn_blocking(move || target::environment(&settings, netns, &container));
+        asked.await.unwrap_or_else(|error| Err(failure(error, "report this")))
     }
 
     /// Inode of the target's network namespace.
@@ -473,6 +497,14 @@ impl App {
             Ok(Some(redirector)) => redirector.finish().map_err(|error| failure(error, "")),
             _ => Ok(()),
         }
+    }
+}
+
+/// The next connection from elsewhere; never comes where there is no such port.
+async fn accept_on(port: Option<&Rc<TlsPort>>) -> io::Result<(Rc<TlsPort>, TcpStream)> {
+    match port {
+        Some(port) => Ok((port.clone(), port.accept().await?)),
+        None => std::future::pending().await,
     }
 }
 

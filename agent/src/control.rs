@@ -8,6 +8,7 @@ mod inspect;
 mod links;
 mod service;
 pub mod socket;
+pub mod tls;
 
 use std::{cell::Cell, io, rc::Rc};
 
@@ -24,11 +25,23 @@ pub(crate) use events::Reply;
 use heartbeat::{GONE_AFTER, Heard, PING_EVERY};
 use service::Connection;
 
-/// Serves one connection of the control socket to its end.
-pub async fn serve(app: Rc<App>, mut socket: UnixStream) {
+/// Where a connection comes from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Place {
+    /// This machine: descriptors may be passed.
+    Here,
+    /// Another one, by TLS.
+    Elsewhere,
+}
+
+/// Serves one connection to its end.
+pub async fn serve(app: Rc<App>, mut socket: UnixStream, place: Place) {
     let caller = app.caller();
     let mut first = [0; MAGIC.len()];
     match tokio::time::timeout(HELLO_TIMEOUT, socket.read_exact(&mut first)).await {
+        Ok(Ok(_)) if Kind::of(&first) == Some(Kind::Sockets) && place == Place::Elsewhere => {
+            tracing::warn!("a delivery connection from another machine cannot pass sockets");
+        }
         Ok(Ok(_)) if Kind::of(&first).is_some() => {
             if let Err(error) = deliveries(&app, socket, first).await {
                 tracing::warn!(%error, "a delivery connection was refused");
@@ -36,7 +49,7 @@ pub async fn serve(app: Rc<App>, mut socket: UnixStream) {
         }
         Ok(Ok(_)) => {
             app.was_asked();
-            return exchanges(app, socket, first, caller).await;
+            return exchanges(app, socket, first, caller, place).await;
         }
         // A caller that only looked whether we are here.
         Ok(Err(_)) => {}
@@ -58,12 +71,12 @@ async fn deliveries(app: &App, mut socket: UnixStream, first: [u8; MAGIC.len()])
     Ok(())
 }
 
-async fn exchanges(app: Rc<App>, socket: UnixStream, first: [u8; MAGIC.len()], caller: Caller) {
+async fn exchanges(app: Rc<App>, socket: UnixStream, first: [u8; MAGIC.len()], caller: Caller, place: Place) {
     let (prefix, rest) = (io::Cursor::new(first), socket);
     let (read, write) = rest.into_split();
     let heard = Rc::new(Cell::new(true));
     let io = TokioIo::new(Heard::new(tokio::io::join(prefix.chain(read), write), heard.clone()));
-    let connection = Rc::new(Connection::new(app, caller));
+    let connection = Rc::new(Connection::new(app, caller, place));
     let mut builder = hyper::server::conn::http2::Builder::new(LocalTasks);
     builder.timer(TokioTimer::new()).keep_alive_interval(PING_EVERY).keep_alive_timeout(GONE_AFTER).max_concurrent_streams(256);
     let watched = heartbeat::watch(connection.clone(), heard);

@@ -20,4 +20,5 @@ pub mod redirect;
 pub mod sessions;
 pub mod settings;
 pub mod socket;
+pub mod target;
 pub mod worker;

@@ -1,6 +1,6 @@
 //! The agent's command line. Users do not type it: `mirrord exec` and the container's manifest do.
 
-use std::{path::PathBuf, time::Duration};
+use std::{net::SocketAddr, path::PathBuf, time::Duration};
 
 use clap::{Args, Parser, Subcommand};
 
@@ -26,11 +26,29 @@ pub enum Role {
 }
 
 /// Settings of the agent.
-#[derive(Args, Clone, Debug)]
+#[derive(Args, Clone, Debug, Default)]
 pub struct Settings {
     /// The target's network namespace, e.g. /run/netns/shop or /proc/7/ns/net
     #[arg(long, value_name = "PATH", default_value = "/proc/self/ns/net")]
     pub netns: PathBuf,
+    /// Container of this machine whose network namespace it is, e.g. containerd://4f5c…, instead of --netns
+    #[arg(long, value_name = "ID", conflicts_with = "netns")]
+    pub container: Option<String>,
+    /// Process whose environment sessions may ask for, where no container is named
+    #[arg(long, value_name = "PID")]
+    pub process: Option<u32>,
+    /// Address for sessions from elsewhere; they need the keys in --tls
+    #[arg(long, value_name = "IP:PORT", requires = "tls")]
+    pub listen: Option<SocketAddr>,
+    /// Folder with ca.crt, tls.crt and tls.key
+    #[arg(long, value_name = "FOLDER")]
+    pub tls: Option<PathBuf>,
+    /// Seconds that an agent without a session waits for the next one
+    #[arg(long, env = "MIRRORD_AGENT_COMMUNICATION_TIMEOUT", default_value_t = 0)]
+    pub idle: u64,
+    /// Requests of the kubelet's probes go to the pod, unless a filter picks them
+    #[arg(long)]
+    pub spare_probes: bool,
     /// Unix socket to serve on; made with mode 0600
     #[arg(long, value_name = "PATH", default_value = "/run/mirrord/agent.sock")]
     pub socket: PathBuf,
@@ -53,6 +71,12 @@ impl Settings {
     #[must_use]
     pub fn grace(&self) -> Duration {
         Duration::from_secs(self.grace)
+    }
+
+    /// How long an agent without a session waits for the next one.
+    #[must_use]
+    pub fn idle(&self) -> Duration {
+        Duration::from_secs(self.idle)
     }
 
     /// Number of worker threads, at least 1.

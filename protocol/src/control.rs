@@ -7,6 +7,7 @@
 //! | `PUT /v1/session/filters` | [`SwapRequest`] → empty | other filters for the open session; answered once all workers use them |
 //! | `PUT /v1/subscriptions/PORT` | empty → empty | answered once the port's traffic reaches the gateway |
 //! | `DELETE /v1/subscriptions/PORT` | empty → empty | answered once new connections reach the pod alone |
+//! | `GET /v1/env?container=ID` | empty → [`Environment`] | of one of the target's containers; without an id of the agent's own |
 //! | `GET /v1/ready` | empty → empty or [`ErrorReply`] | 200: sessions are taken; 503: why not |
 //! | `GET /v1/state` | empty → [`State`] | the agent, its sessions, redirect and connections |
 //! | `GET /v1/metrics` | empty → OpenMetrics text | for Prometheus |
@@ -31,6 +32,8 @@ pub const SESSION_FILTERS: &str = "/v1/session/filters";
 pub const SUBSCRIPTIONS: &str = "/v1/subscriptions/";
 /// Path that tells whether the agent takes sessions.
 pub const READY: &str = "/v1/ready";
+/// Path of a container's [`Environment`].
+pub const ENVIRONMENT: &str = "/v1/env";
 /// Path of the agent's [`State`].
 pub const STATE: &str = "/v1/state";
 /// Path of the agent's counters.
@@ -191,6 +194,15 @@ pub struct SessionRequest {
     /// The target's ports on which the filters are asked; on all others every connection is picked, as without filters. Absent: on all.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub filter_ports: Option<Vec<u16>>,
+}
+
+/// What a container's first process was started with.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Environment {
+    /// The container's host name.
+    pub hostname: String,
+    /// Names and values, in their order. What is no UTF-8 in them is replaced.
+    pub variables: Vec<(String, String)>,
 }
 
 /// Reply to an upload.

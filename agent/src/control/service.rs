@@ -21,6 +21,7 @@ use mirrord_protocol::{
 use tokio::sync::{mpsc, watch};
 
 use super::{
+    Place,
     events::{EndSession, Events, Reply},
     explain, links,
 };
@@ -49,6 +50,7 @@ pub struct Connection {
     answers: Cell<bool>,
     /// Keeps the agent alive. An operator's connection does not: one that asks every minute would keep it for ever.
     caller: Cell<Option<Caller>>,
+    place: Place,
 }
 
 /// What a session asks for beside mode and filters.
@@ -67,8 +69,9 @@ pub(super) fn refused(status: StatusCode, error: impl ToString, help: &str) -> F
 }
 
 impl Connection {
-    pub fn new(app: Rc<App>, caller: Caller) -> Self {
-        Self { app, modules: RefCell::default(), session: Cell::default(), answers: Cell::new(true), caller: Cell::new(Some(caller)) }
+    pub fn new(app: Rc<App>, caller: Caller, place: Place) -> Self {
+        let caller = Cell::new(Some(caller));
+        Self { app, modules: RefCell::default(), session: Cell::default(), answers: Cell::new(true), caller, place }
     }
 
     /// Its session's other end answers, or does not.
@@ -104,6 +107,11 @@ impl Connection {
         match (request.method(), path.as_str()) {
             (&Method::POST, control::FILTERS) => self.upload(request).await,
             (&Method::POST, control::SESSION) => self.open(request).await,
+            (&Method::GET, control::ENVIRONMENT) => {
+                let container = request.uri().query().and_then(|query| query.strip_prefix("container=")).unwrap_or_default().to_owned();
+                let told = self.app.environment(container).await;
+                told.map(|environment| json(&environment)).map_err(|reply| Failure(StatusCode::NOT_FOUND, reply))
+            }
             (&Method::POST, INSPECT) => self.inspect(request).await,
             (&Method::DELETE, INSPECT) => self.end_inspection().await,
             (&Method::PUT, control::SESSION_FILTERS) => self.swap(request).await,
@@ -160,7 +168,7 @@ impl Connection {
         let manner = Manner { ambiguous, show_decision, filter_ports };
         let (id, lines) = self.new_session(owner, mode, manner, priority, &chain, None).await?;
         let token = self.app.sessions.borrow().get(id).map(|session| token_to_hex(&session.token)).unwrap_or_default();
-        let opened = Event::Opened { id, token, workers: self.app.worker_count(), passes_sockets: true };
+        let opened = Event::Opened { id, token, workers: self.app.worker_count(), passes_sockets: self.place == Place::Here };
         Ok(Reply::Events(Events { opened: Some(opened), lines, ends: EndSession { app: self.app.clone(), id } }))
     }
 

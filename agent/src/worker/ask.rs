@@ -72,9 +72,11 @@ impl Open {
 impl Worker {
     /// Asks the subscriptions from the `from`th on.
     fn walk(self: &Rc<Self>, port: &Port, from: usize, walk: &mut Walk, request: &RequestParts<'_>) -> Option<Open> {
+        let is_probe = self.spares_probes && is_probe(request);
         for (at, subscription) in port.subscriptions.iter().enumerate().skip(from) {
             let id = subscription.subscriber.spec.id;
-            if !subscription.subscriber.is_linked() {
+            // Who asks for a probe by a filter shall have it.
+            if !subscription.subscriber.is_linked() || (is_probe && subscription.links.names.is_empty()) {
                 continue;
             }
             let answer = if subscription.takes_everything() {
@@ -235,6 +237,12 @@ impl Worker {
     }
 }
 
+/// Whether the kubelet asks how the pod does: that is nobody else's to answer.
+fn is_probe(request: &RequestParts<'_>) -> bool {
+    let agent = request.headers.iter().find(|field| field.name.eq_ignore_ascii_case(b"user-agent"));
+    agent.is_some_and(|field| field.value.starts_with(b"kube-probe/"))
+}
+
 /// Whether there is nothing to do: so it is with most requests of most filters.
 fn is_plain_pass(outcome: &Outcome) -> bool {
     let Outcome { verdict, link: _, request_edits, response_edits, path, delay, reason: _, faults, said, followers } = outcome;
@@ -346,7 +354,7 @@ impl Surroundings for Worker {
         let Some(port) = self.port(flow) else { return Plan::Opaque(Upstream::Pod) };
         match port.linked().next() {
             // Whoever inspects the port wants to see requests.
-            Some(first) if first.takes_everything() && port.inspectors.is_empty() => {
+            Some(first) if first.takes_everything() && port.inspectors.is_empty() && !self.spares_probes => {
                 Plan::Opaque(Upstream::Session(first.subscriber.spec.id))
             }
             _ => Plan::Read,

@@ -97,6 +97,8 @@ pub(super) struct Port {
 pub struct Worker {
     index: u16,
     pub(super) pod: PodConnector,
+    /// The kubelet's probes go to the pod, unless a filter picks them.
+    pub(super) spares_probes: bool,
     pub(super) counters: Arc<Counters>,
     pub(super) stopwatch: Rc<Stopwatch>,
     pub(super) parting: Rc<Parting>,
@@ -108,10 +110,11 @@ pub struct Worker {
 }
 
 impl Worker {
-    pub fn new(index: u16, pod: PodConnector, counters: Arc<Counters>) -> Self {
+    pub fn new(index: u16, pod: PodConnector, spares_probes: bool, counters: Arc<Counters>) -> Self {
         Self {
             index,
             pod,
+            spares_probes,
             stopwatch: Rc::new(Stopwatch::new(counters.clone())),
             counters,
             parting: Rc::default(),

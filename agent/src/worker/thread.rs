@@ -92,7 +92,7 @@ pub fn start(
     index: u16,
     netns: &NetNs,
     listeners: Listeners,
-    pod: PodConnector,
+    (pod, spares_probes): (PodConnector, bool),
     counters: Arc<Counters>,
     room: Room,
 ) -> Result<Handle, StartError> {
@@ -110,7 +110,7 @@ pub fn start(
                 Ok(listeners) => listeners,
                 Err(error) => return drop(started.send(Err(error))),
             };
-            let worker = Rc::new(Worker::new(index, pod, counters));
+            let worker = Rc::new(Worker::new(index, pod, spares_probes, counters));
             for listener in listeners {
                 tokio::task::spawn_local(accept(worker.clone(), listener, room.clone()));
             }
