@@ -10,7 +10,9 @@ use thiserror::Error;
 
 use crate::{
     Mode,
+    env::{self, Environment},
     filters::{Filter, FilterConfig, Isolation, OnFailure},
+    kube::{self, ClusterSettings},
     ports::PortMap,
     template::{self, Rendered, Scope},
 };
@@ -27,7 +29,7 @@ pub enum Format {
 }
 
 /// What a file says of a session.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq)]
 pub struct File {
     /// `target`, as a path.
     pub target: Option<String>,
@@ -41,6 +43,12 @@ pub struct File {
     pub filters: Vec<Filter>,
     /// `…ports`, with `port_mapping`.
     pub ports: Option<Vec<PortMap>>,
+    /// `agent`, and how the cluster is reached.
+    pub cluster: ClusterSettings,
+    /// `feature.env`.
+    pub environment: Environment,
+    /// `feature.hostname`.
+    pub hostname: Option<bool>,
     /// Lines for the user.
     pub warnings: Vec<String>,
 }
@@ -61,23 +69,18 @@ pub struct FileError {
 const TREE: [(&str, &[&str], &[&str]); 4] = [
     (
         "",
-        &["target", "feature", "key", "$schema"],
+        &["target", "feature", "key", "agent", "kubeconfig", "kube_context", "accept_invalid_certificates", "operator", "$schema"],
         &[
-            "agent",
             "experimental",
             "internal_proxy",
             "external_proxy",
             "container",
             "startup_retry",
-            "kubeconfig",
-            "kube_context",
-            "accept_invalid_certificates",
             "use_proxy",
             "skip_processes",
             "skip_build_tools",
             "skip_extra_build_tools",
             "api",
-            "operator",
             "profile",
             "ci",
             "multi_cluster",
@@ -89,7 +92,7 @@ const TREE: [(&str, &[&str], &[&str]); 4] = [
             "magic",
         ],
     ),
-    ("feature", &["network"], &["env", "fs", "hostname", "magic", "copy_target", "preview", "split_queues", "db_branches"]),
+    ("feature", &["network", "env", "hostname"], &["fs", "magic", "copy_target", "preview", "split_queues", "db_branches"]),
     ("feature.network", &["incoming"], &["ipv6", "outgoing", "dns"]),
     (
         "feature.network.incoming",
@@ -102,7 +105,7 @@ const FILTER: [&str; 5] = ["path", "config", "on_failure", "isolation", "limits"
 /// Those that do nothing, and so need no warning.
 const SILENT: [&str; 5] = ["telemetry", "sip_binaries", "skip_sip", "multi_cluster", "ci"];
 
-fn error(at: impl Into<String>, problem: impl Into<String>, help: impl Into<String>) -> FileError {
+pub(crate) fn error(at: impl Into<String>, problem: impl Into<String>, help: impl Into<String>) -> FileError {
     FileError { at: at.into(), problem: problem.into(), help: help.into() }
 }
 
@@ -141,10 +144,15 @@ impl File {
             return Err(error("key", "it is no text", "put it in quotes"));
         }
         if let Some(target) = present(root, "target") {
-            self.target = Some(self::target(target)?);
+            self.target = self::target(target, &mut self.cluster.kube.namespace)?;
         }
+        self.cluster(root)?;
         let Some(feature) = present(root, "feature") else { return Ok(()) };
         let feature = self.section("feature", feature)?;
+        if let Some(value) = present(feature, "env") {
+            self.environment = env::read(value)?;
+        }
+        self.hostname = present(feature, "hostname").map(|value| kube::flag("feature.hostname", value)).transpose()?;
         match present(feature, "network") {
             None | Some(Value::Bool(true)) => Ok(()),
             Some(Value::Bool(false)) => Err(off("feature.network")),
@@ -153,6 +161,22 @@ impl File {
                 Some(incoming) => self.incoming(incoming),
             },
         }
+    }
+
+    /// The keys of the root that are about clusters.
+    fn cluster(&mut self, root: &Map<String, Value>) -> Result<(), FileError> {
+        let text = |key: &str| present(root, key).map(|value| kube::text(key, value)).transpose();
+        let kube = &mut self.cluster.kube;
+        (kube.kubeconfig, kube.context) = (text("kubeconfig")?, text("kube_context")?);
+        let flag = |key: &str| present(root, key).map(|value| kube::flag(key, value)).transpose();
+        kube.accept_invalid_certificates = flag("accept_invalid_certificates")?;
+        if flag("operator")? == Some(true) {
+            return Err(error("operator", "there is no operator here", "leave it out, or set it to false"));
+        }
+        if let Some(value) = present(root, "agent") {
+            self.cluster.agent = kube::agent(value, &mut self.warnings)?;
+        }
+        Ok(())
     }
 
     fn incoming(&mut self, value: &Value) -> Result<(), FileError> {
@@ -210,7 +234,7 @@ impl File {
 }
 
 /// A member that is there; null is as if absent.
-fn present<'a>(members: &'a Map<String, Value>, key: &str) -> Option<&'a Value> {
+pub(crate) fn present<'a>(members: &'a Map<String, Value>, key: &str) -> Option<&'a Value> {
     members.get(key).filter(|value| !value.is_null())
 }
 
@@ -234,18 +258,71 @@ fn off(at: &str) -> FileError {
     error(at, "a session without incoming traffic is not supported yet in this version", "set it to \"steal\" or \"mirror\"")
 }
 
-fn target(value: &Value) -> Result<String, FileError> {
-    let path = match value {
-        Value::Object(members) => {
-            if let Some(key) = members.keys().find(|key| !matches!(key.as_str(), "path" | "namespace")) {
-                return Err(unknown(&format!("target.{key}"), key, &["path", "namespace"]));
+/// Keys of the object form, and the words that they stand for.
+const TARGETS: [(&str, &str); 8] = [
+    ("pod", "pod"),
+    ("deployment", "deployment"),
+    ("rollout", "rollout"),
+    ("job", "job"),
+    ("cron_job", "cronjob"),
+    ("stateful_set", "statefulset"),
+    ("service", "service"),
+    ("replica_set", "replicaset"),
+];
+/// Ours, which have no such key elsewhere.
+const OUR_TARGETS: [(&str, &str); 1] = [("daemon_set", "daemonset")];
+
+/// The target as text; its namespace goes where it belongs.
+fn target(value: &Value, namespace: &mut Option<String>) -> Result<Option<String>, FileError> {
+    let Value::Object(members) = value else { return path("target", value).map(Some) };
+    let is_path = |key: &&String| !matches!(key.as_str(), "path" | "namespace");
+    if members.keys().any(|key| is_path(&key)) {
+        if members.contains_key("namespace") || members.contains_key("path") {
+            let key = members.keys().find(is_path).map_or("", String::as_str);
+            if !known_keys().contains(&key) {
+                return Err(unknown(&format!("target.{key}"), key, &[&known_keys()[..], &["path", "namespace"]].concat()));
             }
-            members.get("path").unwrap_or(&Value::Null)
+            let help = format!(r#"write {{"path": {{"{key}": …}}, "namespace": …}}"#);
+            return Err(error("target", format!("`{key}` stands beside `namespace` or `path`"), help));
         }
-        value => value,
+        return path("target", value).map(Some);
+    }
+    if let Some(value) = present(members, "namespace") {
+        *namespace = Some(kube::text("target.namespace", value)?);
+    }
+    present(members, "path").map(|value| path("target.path", value)).transpose()
+}
+
+fn known_keys() -> Vec<&'static str> {
+    TARGETS.iter().chain(&OUR_TARGETS).map(|(key, _)| *key).chain(["labels", "container"]).collect()
+}
+
+fn path(at: &str, value: &Value) -> Result<String, FileError> {
+    let help = r#"write "deployment/NAME", {"deployment": "NAME"}, "netns/NAME" …"#;
+    let members = match value {
+        Value::String(text) => return Ok(text.clone()),
+        Value::Object(members) => members,
+        _ => return Err(error(at, "it is no target", help)),
     };
-    let help = "write \"netns/NAME\", \"pid/N\" or \"container/ID\"";
-    path.as_str().map(str::to_owned).ok_or_else(|| error("target", "it is no text", help))
+    let known = known_keys();
+    if let Some(key) = members.keys().find(|key| !known.contains(&key.as_str())) {
+        return Err(unknown(&format!("{at}.{key}"), key, &known));
+    }
+    let named = TARGETS.iter().chain(&OUR_TARGETS).filter_map(|(key, word)| Some((*key, *word, present(members, key)?)));
+    let mut targets: Vec<_> = named
+        .map(|(key, word, value)| Ok(format!("{word}/{}", kube::text(&format!("{at}.{key}"), value)?)))
+        .collect::<Result<_, FileError>>()?;
+    if let Some(labels) = present(members, "labels") {
+        let pair = |(key, value): (&String, &Value)| Some(format!("{key}={}", value.as_str()?));
+        let pairs: Option<Vec<_>> = labels.as_object().and_then(|labels| labels.iter().map(pair).collect());
+        let wrong = || error(format!("{at}.labels"), "these are no labels", r#"write {"app": "shop"}"#);
+        targets.push(format!("label/{}", pairs.ok_or_else(wrong)?.join(",")));
+    }
+    let [target] = &targets[..] else { return Err(error(at, "it names no target, or more than one", help)) };
+    match present(members, "container") {
+        None => Ok(target.clone()),
+        Some(value) => Ok(format!("{target}/container/{}", kube::text(&format!("{at}.container"), value)?)),
+    }
 }
 
 fn mode(at: &str, value: &Value) -> Result<Mode, FileError> {
@@ -360,7 +437,7 @@ fn filter(at: &str, value: &Value) -> Result<Filter, FileError> {
     Ok(filter)
 }
 
-fn unknown(at: &str, key: &str, known: &[&str]) -> FileError {
+pub(crate) fn unknown(at: &str, key: &str, known: &[&str]) -> FileError {
     let nearest = known.iter().map(|one| (distance(key, one), *one)).min();
     let help = match nearest {
         Some((away, one)) if away <= 1 + key.len() / 4 => format!("did you mean `{one}`?"),
@@ -444,11 +521,32 @@ mod tests {
     #[test]
     fn what_is_known_but_not_done_yet_is_a_warning() {
         let file =
-            json(r#"{"telemetry": false, "agent": {"ttl": 1}, "feature": {"env": true, "network": {"dns": false, "incoming": "mirror"}}}"#)
+            json(r#"{"telemetry": false, "agent": {"ttl": 1}, "feature": {"env": true, "fs": "read", "network": {"dns": false, "incoming": "mirror"}}}"#)
                 .unwrap();
-        assert_eq!(file.mode, Some(Mode::Mirror));
-        let warnings = ["agent", "feature.env", "feature.network.dns"].map(|path| format!("`{path}` is not supported yet and is ignored"));
+        assert_eq!((file.mode, file.cluster.agent.ttl), (Some(Mode::Mirror), Some(1)));
+        let warnings = ["feature.fs", "feature.network.dns"].map(|path| format!("`{path}` is not supported yet and is ignored"));
         assert_eq!(file.warnings, warnings);
+    }
+
+    #[test]
+    fn targets_may_be_objects() {
+        let read = |text: &str| json(&format!(r#"{{"target": {text}}}"#)).map(|file| (file.target, file.cluster.kube.namespace));
+        let shop = |text: &str, namespace: Option<&str>| (Some(text.to_owned()), namespace.map(str::to_owned));
+        assert_eq!(read(r#"{"deployment": "shop", "container": "c"}"#).unwrap(), shop("deployment/shop/container/c", None));
+        assert_eq!(read(r#"{"path": {"cron_job": "a"}, "namespace": "b"}"#).unwrap(), shop("cronjob/a", Some("b")));
+        assert_eq!(read(r#"{"path": "pod/a", "namespace": null}"#).unwrap(), shop("pod/a", None));
+        assert_eq!(read(r#"{"labels": {"a": "b", "c/d": "e"}}"#).unwrap(), shop("label/a=b,c/d=e", None));
+        assert_eq!(read(r#"{"namespace": "b"}"#).unwrap(), (None, Some("b".into())));
+        for (text, at, help) in [
+            (r#"{"deployment": "a", "namespace": "b"}"#, "target", "path"),
+            (r#"{"pod": "a", "job": "b"}"#, "target", "deployment/NAME"),
+            (r#"{"deploymnt": "a"}"#, "target.deploymnt", "did you mean `deployment`?"),
+            (r#"{"container": "a"}"#, "target", "deployment/NAME"),
+            ("7", "target", "deployment/NAME"),
+        ] {
+            let error = read(text).unwrap_err();
+            assert!(error.at == at && error.help.contains(help), "{error}: {}", error.help);
+        }
     }
 
     #[test]

@@ -7,8 +7,11 @@ use thiserror::Error;
 
 use crate::{
     Ambiguous, Mode,
+    cluster::ClusterTarget,
+    env::{Environment, EnvironmentError, EnvironmentFlags},
     file::{File, FileError},
     filters::{self, Filter, FilterFlag, Source},
+    kube::{ClusterFlags, ClusterSettings, VariableError},
     ports::{self, PortError, PortMap},
     target::{Target, TargetError},
 };
@@ -38,12 +41,16 @@ pub struct Flags {
     pub show_decision: bool,
     /// `--priority`.
     pub priority: Option<i32>,
+    /// About clusters.
+    pub cluster: ClusterFlags,
+    /// About the container's environment.
+    pub environment: EnvironmentFlags,
     /// The program and its arguments.
     pub command: Vec<OsString>,
 }
 
 /// All that a session is made from, checked.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct Config {
     /// What the program impersonates.
     pub target: Target,
@@ -61,6 +68,12 @@ pub struct Config {
     pub show_decision: bool,
     /// Order among sessions on one port; higher first.
     pub priority: i32,
+    /// How a cluster is reached, and how the agent looks there.
+    pub cluster: ClusterSettings,
+    /// What the program gets of the container's environment.
+    pub environment: Environment,
+    /// Whether the program's host name is the container's.
+    pub hostname: bool,
     /// Lines for the user about the config file.
     pub warnings: Vec<String>,
     /// The program, as the user wrote it.
@@ -90,6 +103,15 @@ pub enum ConfigError {
     /// The text of `--target` or its variable.
     #[error("{0}")]
     Target(#[from] TargetError),
+    /// `targetless` with `--steal`.
+    #[error("there is no target whose traffic could be stolen")]
+    StealNothing,
+    /// The value of a variable.
+    #[error("{0}")]
+    Variable(#[from] VariableError),
+    /// What is wanted of the container's environment.
+    #[error("{0}")]
+    Environment(#[from] EnvironmentError),
     /// Both modes.
     #[error("--steal and --mirror exclude each other")]
     BothModes,
@@ -138,7 +160,7 @@ impl ConfigError {
     /// Who has to act.
     pub fn fault(&self) -> Fault {
         match self {
-            Self::Target(TargetError::Unsupported(_)) | Self::ModeOff(_) | Self::Jq | Self::File(_) => Fault::Unsupported,
+            Self::ModeOff(_) | Self::Jq | Self::File(_) => Fault::Unsupported,
             _ => Fault::Usage,
         }
     }
@@ -147,8 +169,13 @@ impl ConfigError {
     pub fn help(&self) -> String {
         match self {
             Self::NoCommand => "put the program behind --, for instance: mirrord exec -t netns/shop -- python3 app.py".into(),
-            Self::NoTarget => format!("add -t netns/NAME, -t pid/N or -t container/ID, or set {TARGET_VARIABLE}"),
+            Self::NoTarget => format!(
+                "add -t deployment/NAME, -t pod/NAME … for a cluster, or -t netns/NAME, -t pid/N, -t container/ID for this machine, or set {TARGET_VARIABLE}"
+            ),
             Self::Target(error) => error.help(),
+            Self::StealNothing => "name a target with -t, or leave out --steal".into(),
+            Self::Variable(_) => "correct it, or unset it".into(),
+            Self::Environment(error) => error.help().into(),
             Self::BothModes => "give --steal to answer the requests, or --mirror (the default) to get a copy of them".into(),
             Self::BadMode(_) => "set it to steal or mirror, or unset it and give --steal or --mirror".into(),
             Self::Jq => "unset it and use MIRRORD_HTTP_HEADER_FILTER, with a regular expression".into(),
@@ -181,6 +208,9 @@ impl Config {
         let mut command = flags.command.into_iter();
         let program = command.next().filter(|program| !program.is_empty()).ok_or(ConfigError::NoCommand)?;
         let target = target(flags.target, &variable, file.target)?;
+        if target == Target::Cluster(ClusterTarget::Targetless) && mode == Mode::Steal {
+            return Err(ConfigError::StealNothing);
+        }
         Ok(Self {
             target,
             mode,
@@ -190,6 +220,9 @@ impl Config {
             ambiguous: flags.ambiguous.unwrap_or_default(),
             show_decision: flags.show_decision,
             priority: flags.priority.unwrap_or_default(),
+            cluster: ClusterSettings::resolve(flags.cluster, &variable, file.cluster)?,
+            environment: Environment::resolve(flags.environment, &variable, file.environment)?,
+            hostname: file.hostname.unwrap_or(true),
             warnings: file.warnings,
             program,
             arguments: command.collect(),
@@ -353,8 +386,10 @@ mod tests {
     }
 
     #[test]
-    fn a_cluster_target_is_no_usage_error() {
-        let error = resolve(Flags { target: Some("deployment/shop".into()), ..flags() }).unwrap_err();
-        assert_eq!(error.fault(), Fault::Unsupported);
+    fn clusters_have_targets_too() {
+        let config = resolve(Flags { target: Some("deployment/shop".into()), ..flags() }).unwrap();
+        assert_eq!((config.target.to_string().as_str(), config.hostname), ("deployment/shop", true));
+        let nothing = Flags { target: Some("targetless".into()), modes: vec![Mode::Steal], ..flags() };
+        assert_eq!(resolve(nothing), Err(ConfigError::StealNothing));
     }
 }

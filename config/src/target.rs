@@ -5,6 +5,8 @@ use std::{fmt, str::FromStr};
 
 use thiserror::Error;
 
+use crate::cluster::ClusterTarget;
+
 /// Fewest characters of a container's id that may stand for the whole.
 pub const SHORTEST_CONTAINER_ID: usize = 3;
 /// Length of a full id of docker, containerd's CRI, podman and CRI-O: SHA-256 in hex.
@@ -19,6 +21,8 @@ pub enum Target {
     Pid(u32),
     /// `container/ID`: the network namespace of a container's first process.
     Container(ContainerId),
+    /// Pods of a cluster.
+    Cluster(ClusterTarget),
 }
 
 /// A container's id as the user gave it: whole, or the beginning of a hexadecimal one.
@@ -47,14 +51,11 @@ pub enum TargetError {
     /// A kind that nobody knows.
     #[error("`{0}` is not a kind of target")]
     UnknownKind(String),
-    /// A kind that needs what this version does not have.
-    #[error("targets of the kind `{0}` are not supported yet in this version")]
-    Unsupported(String),
     /// Nothing behind the slash.
     #[error("the target `{0}/` has no name")]
     NoName(String),
-    /// More than kind and name.
-    #[error("the target `{0}` has more parts than a kind and a name")]
+    /// More than kind and name, and perhaps a container.
+    #[error("the target `{0}` has parts that mean nothing")]
     TooManyParts(String),
     /// `netns/..`.
     #[error("`{0}` cannot be the name of a network namespace")]
@@ -65,22 +66,41 @@ pub enum TargetError {
     /// Too short, or characters that no id has.
     #[error("`{0}` is not a container id")]
     BadContainer(String),
+    /// No name of an object in a cluster.
+    #[error("`{0}` cannot be the name of an object in a cluster")]
+    BadName(String),
+    /// `label/x`.
+    #[error("`{0}` is no list of labels")]
+    BadLabels(String),
+    /// `label/a=b,a=c`.
+    #[error("the label `{0}` is given twice")]
+    LabelTwice(String),
 }
+
+/// What a target may look like.
+const FORMS: &str = "pod/NAME, deployment/NAME, statefulset/NAME, service/NAME, label/KEY=VALUE … (with /container/NAME behind it if need be), or on this machine netns/NAME, pid/N, container/ID";
 
 impl TargetError {
     /// The next step.
     pub fn help(&self) -> String {
         match self {
             Self::Bare(name) => {
-                format!("write netns/{name} for a network namespace (`ip netns` lists them), pid/N for a process, or container/ID")
+                format!(
+                    "write pod/{name} or deployment/{name} in a cluster, or netns/{name} for a network namespace of this machine (`ip netns` lists them)"
+                )
             }
-            Self::UnknownKind(_) | Self::Unsupported(_) => "use netns/NAME, pid/N or container/ID".into(),
+            Self::UnknownKind(_) => format!("use {FORMS}"),
             Self::NoName(kind) => match kind.as_str() {
                 "netns" => "`ip netns` lists the network namespaces".into(),
                 "pid" => "write the process id behind it, for instance pid/4242".into(),
-                _ => "`docker ps`, `podman ps` or `crictl ps` shows the ids".into(),
+                "container" => "`docker ps`, `podman ps` or `crictl ps` shows the ids".into(),
+                "label" => "write label/KEY=VALUE, with a comma between several".into(),
+                _ => "`mirrord ls` shows what there is".into(),
             },
-            Self::TooManyParts(_) => "write just netns/NAME, pid/N or container/ID".into(),
+            Self::TooManyParts(_) => format!("use {FORMS}"),
+            Self::BadName(_) => "names there have small letters, digits, - and . in them; `mirrord ls` shows what there is".into(),
+            Self::BadLabels(_) => "write KEY=VALUE, with a comma between several, for instance label/app=shop,tier=web".into(),
+            Self::LabelTwice(_) => "a pod has one value for it: leave out the other".into(),
             Self::BadNetns(_) => "a name is one that `ip netns` lists; it has no slash and is neither . nor ..".into(),
             Self::BadPid(_) => "write a decimal number above 0, for instance pid/4242".into(),
             Self::BadContainer(_) => format!(
@@ -90,35 +110,19 @@ impl TargetError {
     }
 }
 
-/// Kinds that need a cluster, as users of Kubernetes write them.
-const CLUSTER_KINDS: &[&str] = &[
-    "pod",
-    "deployment",
-    "deploy",
-    "rollout",
-    "job",
-    "cronjob",
-    "statefulset",
-    "service",
-    "replicaset",
-    "daemonset",
-    "label",
-    "targetless",
-];
-
 impl FromStr for Target {
     type Err = TargetError;
 
     fn from_str(text: &str) -> Result<Self, TargetError> {
-        let (kind, name) = match text.split_once('/') {
-            Some((kind, name)) => (kind, name),
-            None if CLUSTER_KINDS.contains(&text) => return Err(TargetError::Unsupported(text.into())),
+        let (kind, name) = text.split_once('/').map_or((text, None), |(kind, name)| (kind, Some(name)));
+        if let Some(read) = ClusterTarget::parse(kind, name) {
+            return read.map(Self::Cluster);
+        }
+        let name = match name {
+            Some(name) => name,
             None if matches!(text, "netns" | "pid" | "container") => return Err(TargetError::NoName(text.into())),
             None => return Err(TargetError::Bare(text.into())),
         };
-        if CLUSTER_KINDS.contains(&kind) {
-            return Err(TargetError::Unsupported(kind.into()));
-        }
         if !matches!(kind, "netns" | "pid" | "container") {
             return Err(TargetError::UnknownKind(kind.into()));
         }
@@ -171,6 +175,7 @@ impl fmt::Display for Target {
             Self::Netns(name) => write!(f, "netns/{name}"),
             Self::Pid(pid) => write!(f, "pid/{pid}"),
             Self::Container(id) => write!(f, "container/{id}"),
+            Self::Cluster(target) => target.fmt(f),
         }
     }
 }
@@ -206,15 +211,6 @@ mod tests {
         }
         for id in ["ab", "a b c", "../x", "-abc"] {
             assert!(matches!(fails(&format!("container/{id}")), TargetError::BadContainer(_) | TargetError::TooManyParts(_)), "{id}");
-        }
-    }
-
-    #[test]
-    fn what_needs_a_cluster_says_what_can_be_used_instead() {
-        for text in ["deployment/shop", "pod/shop/container/app", "pod/", "label/app=shop", "targetless"] {
-            let error = fails(text);
-            assert!(matches!(error, TargetError::Unsupported(_)), "{text}");
-            assert!(error.help().contains("netns/NAME"), "{text}");
         }
     }
 
