@@ -84,6 +84,11 @@ impl Agent {
         self.ask(request(method, path, body)?).await.map(drop)
     }
 
+    /// A request that is answered at once.
+    pub(crate) async fn bytes(&self, method: Method, path: &str) -> Result<Bytes, ErrorReply> {
+        self.ask(request(method, path, Vec::new())?).await
+    }
+
     /// A request that is answered by lines without an end.
     pub(crate) async fn lines(&self, method: Method, path: &str, body: Vec<u8>) -> Result<Lines, ErrorReply> {
         Ok(Lines { body: self.send(request(method, path, body)?).await?, partial: Vec::new() })

@@ -4,6 +4,8 @@
 #![forbid(unsafe_code)]
 
 mod agent;
+pub mod agents;
+pub mod ask;
 mod delivery;
 pub mod layers;
 mod passing;
@@ -22,6 +24,7 @@ use std::{
 use mirrord_protocol::{control::ErrorReply, deliver::Kind};
 use tokio::net::unix::pipe;
 
+pub use session::lifeline;
 use session::{End, Session};
 use settings::{Report, Settings};
 
@@ -59,7 +62,7 @@ fn start() -> Result<End, ErrorReply> {
     tasks.block_on(&runtime, async {
         let stdin = io::stdin().as_fd().try_clone_to_owned().map_err(|error| internal(&error))?;
         let stdin = pipe::Receiver::from_owned_fd(stdin).map_err(|error| internal(&error))?;
-        let session = Session::open(&settings, wanted).await?;
+        let session = Session::open(&settings, wanted, report).await?;
         report(Report::Ready { layer_address: session.layer_address() });
         Ok(session.serve(session::lifeline(stdin), report).await)
     })

@@ -8,10 +8,10 @@
 //! The socket is abstract and so leaves nothing behind; its name says whose it is and the process id of the command line, and
 //! `/proc/net/unix` lists it. Anybody could connect to it, or take such a name: each end asks the kernel who the other one is.
 
-use std::{cell::RefCell, io, os::linux::net::SocketAddrExt, os::unix::net, path::Path, rc::Rc, time::Duration};
+use std::{io, os::linux::net::SocketAddrExt, os::unix::net, path::Path, rc::Rc, time::Duration};
 
 use mirrord_protocol::{
-    control::{ErrorReply, FilterKind, FilterLink, Level},
+    control::{ErrorReply, FilterKind, Level},
     limits::{MAX_CONTROL_BODY, MAX_FILTER_CONFIG, MAX_FILTER_MODULE},
 };
 use serde::{Deserialize, Serialize};
@@ -23,7 +23,8 @@ use tokio::{
 };
 
 use crate::{
-    agent::{Agent, failure},
+    agent::failure,
+    agents::{Agents, Place},
     settings::Report,
 };
 
@@ -79,13 +80,6 @@ pub struct LinkName {
     pub is_wasm: bool,
 }
 
-/// A link of the session's chain.
-#[derive(Clone, Debug)]
-pub struct Link {
-    pub name: String,
-    pub link: FilterLink,
-}
-
 /// The session's side of it.
 pub struct Pushes {
     listener: UnixListener,
@@ -95,8 +89,7 @@ pub struct Pushes {
 struct Shared {
     user: u32,
     command: String,
-    agent: Agent,
-    chain: RefCell<Vec<Link>>,
+    agents: Agents,
     /// Held from the upload to the agent's answer: a second push builds on the first one's chain.
     swapping: Mutex<()>,
 }
@@ -114,9 +107,9 @@ pub fn filter_name(path: &Path) -> String {
 
 impl Pushes {
     /// Takes the session's name.
-    pub fn bind(agent: Agent, pid: u32, command: String, chain: Vec<Link>) -> io::Result<Self> {
+    pub fn bind(agents: Agents, pid: u32, command: String) -> io::Result<Self> {
         let (listener, user) = bind(pid)?;
-        let shared = Rc::new(Shared { user, command, agent, chain: RefCell::new(chain), swapping: Mutex::default() });
+        let shared = Rc::new(Shared { user, command, agents, swapping: Mutex::default() });
         Ok(Self { listener, shared })
     }
 
@@ -174,26 +167,13 @@ impl Shared {
     }
 
     fn names(&self) -> Vec<LinkName> {
-        let name = |one: &Link| LinkName { name: one.name.clone(), is_wasm: one.link.kind == FilterKind::Wasm };
-        self.chain.borrow().iter().map(name).collect()
+        let name = |one: &Place| LinkName { name: one.name.clone(), is_wasm: one.link.kind == FilterKind::Wasm };
+        self.agents.chain().iter().map(name).collect()
     }
 
-    /// Puts another module into a link. Until the agent has taken the whole new chain, the old one stays.
     async fn push(&self, link: usize, name: &str, config: Option<String>, module: Vec<u8>) -> Result<(), ErrorReply> {
         let _one_at_a_time = self.swapping.lock().await;
-        let mut chain = self.chain.borrow().clone();
-        let place = chain.get_mut(link).filter(|place| place.link.kind == FilterKind::Wasm);
-        let place = place
-            .ok_or_else(|| failure(format!("the session's chain has no module in place {link}"), "see `mirrord filter push --list`"))?;
-        name.clone_into(&mut place.name);
-        place.link.sha256 = self.agent.upload(name, module).await?.sha256;
-        if let Some(config) = config {
-            place.link.config = config;
-        }
-        // Modules of the other links are still at the agent: it keeps what the session uses.
-        self.agent.swap(chain.iter().map(|place| place.link.clone()).collect()).await?;
-        self.chain.replace(chain);
-        Ok(())
+        self.agents.replace(link, name, config, module).await
     }
 }
 

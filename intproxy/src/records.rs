@@ -71,7 +71,7 @@ pub fn inspect(agent: PathBuf, filters: Vec<FilterFile>, mut request: InspectReq
     start(async move |out| {
         let mut signals = Signals::watch()?;
         let agent = Agent::connect(&agent).await?;
-        request.chain = upload(&agent, &filters).await?.into_iter().map(|link| link.link).collect();
+        request.chain = upload(&agent, &filters).await?;
         let mut lines = agent.inspect(&request).await?;
         // What is on its way to the command line when a signal comes is not lost.
         let mut held = None;

@@ -7,34 +7,37 @@
 //! layers --PortChange--> subscriptions --PUT, DELETE--> agent
 //! ```
 
-use std::{collections::BTreeSet, path::Path, rc::Rc};
+use std::{future::pending, path::Path, rc::Rc, time::Duration};
 
-use http::Method;
 use mirrord_protocol::{
-    control::{ErrorReply, Event, Level, SessionRequest},
-    deliver::{Kind, token_from_hex},
-    limits::{MAX_FILTER_MODULE, MAX_WORKERS},
+    control::{ErrorReply, FilterLink, Level},
+    deliver::Kind,
+    limits::MAX_FILTER_MODULE,
 };
 use tokio::{
     sync::{Notify, mpsc},
     task::JoinSet,
+    time::Instant,
 };
 
 use crate::{
-    agent::{Agent, Events, failure},
-    delivery::{self, Program},
+    agent::{Agent, failure},
+    agents::{Agents, Change, Feed, Member, left_out},
+    delivery::Program,
     layers::{Layers, PortChange},
-    push::{Link, Pushes, filter_name},
+    push::{Pushes, filter_name},
     settings::{FilterFile, Report, Settings},
 };
 
-/// An open session; dropping it ends it at the agent.
+/// How long a session may be at no agent at all, while there are others to come.
+const NOWHERE: Duration = Duration::from_secs(60);
+
+/// An open session; dropping it ends it at the agents.
 pub struct Session {
-    agent: Agent,
-    events: Events,
-    program: Rc<Program>,
+    agents: Agents,
+    members: Vec<Member>,
+    feed: Option<Feed>,
     layers: Layers,
-    deliveries: JoinSet<()>,
     pushes: Option<Pushes>,
 }
 
@@ -54,43 +57,23 @@ fn lost(why: &str) -> ErrorReply {
 }
 
 impl Session {
-    /// Uploads the filters, opens the session, dials the deliveries (of the kind that is wanted, if the agent knows it). Nothing is
-    /// redirected yet.
-    pub async fn open(settings: &Settings, wanted: Kind) -> Result<Self, ErrorReply> {
+    /// Opens the session at the agents that there are. Nothing is redirected yet.
+    pub async fn open(settings: &Settings, wanted: Kind, report: impl Fn(Report)) -> Result<Self, ErrorReply> {
         let layers = Layers::bind().map_err(|error| failure(format!("cannot serve the program's layer: {error}"), ""))?;
-        let agent = Agent::connect(&settings.agent).await?;
-        let chain = upload(&agent, &settings.filters).await?;
-        let request = SessionRequest {
-            owner: settings.owner.clone(),
-            mode: settings.mode,
-            chain: chain.iter().map(|link| link.link.clone()).collect(),
-            ambiguous: settings.ambiguous,
-            show_decision: settings.show_decision,
-            priority: settings.priority,
-            filter_ports: settings.filter_ports.clone(),
-        };
-        let mut events = agent.open(&request).await?;
-        let (token, workers, passes_sockets) = match events.next().await {
-            Some(Event::Opened { token, workers, passes_sockets, .. }) if workers <= MAX_WORKERS => {
-                (token_from_hex(&token), workers, passes_sockets)
-            }
-            _ => (None, 0, false),
-        };
-        let kind = if passes_sockets { wanted } else { Kind::Tunnel };
-        let token = token.ok_or_else(|| failure("the agent opened no session", "use an agent and a command line of the same version"))?;
         let program = Rc::new(Program::new(layers.registry(), settings.ports.clone()));
-        let mut deliveries = JoinSet::new();
-        for worker in 0..workers {
-            let server = delivery::connect(&settings.agent, kind, token, worker).await;
-            let server =
-                server.map_err(|error| failure(format!("cannot take deliveries from the agent: {error}"), "run the command again"))?;
-            deliveries.spawn_local(delivery::serve(server, program.clone()));
-        }
+        let agents = Agents::new(settings, wanted, program);
+        let (members, feed) = match &settings.feed {
+            None => (vec![agents.join(&settings.agent).await?], None),
+            Some(path) => {
+                let mut feed = Feed::connect(path).await?;
+                (first_members(&agents, &mut feed, report).await?, Some(feed))
+            }
+        };
         let (pid, command) = (settings.owner.pid, settings.owner.command.clone());
         // That nobody can reach the session is no reason to have none.
-        let pushes = Pushes::bind(agent.clone(), pid, command, chain);
+        let pushes = Pushes::bind(agents.clone(), pid, command);
         let pushes = pushes.map_err(|error| tracing::warn!(%error, "this session takes no other filters")).ok();
-        Ok(Self { agent, events, program, layers, deliveries, pushes })
+        Ok(Self { agents, members, feed, layers, pushes })
     }
 
     /// Value of `MIRRORD_LAYER_INTPROXY_ADDR` for the program.
@@ -98,26 +81,53 @@ impl Session {
         self.layers.address()
     }
 
-    /// Serves until `lifeline` has ended or the agent is gone.
+    /// Serves until `lifeline` has ended or the agents are gone.
     pub async fn serve(self, lifeline: impl Future<Output = ()>, report: impl Fn(Report) + Clone + 'static) -> End {
-        let Self { agent, mut events, program, layers, mut deliveries, pushes } = self;
+        let Self { agents, members, mut feed, layers, pushes } = self;
         // layers --a port was opened or closed--> subscriptions
         let (changes, inbox) = mpsc::channel(64);
         let closing = Rc::new(Notify::new());
-        let subscriptions = tokio::task::spawn_local(subscriptions(agent, program, inbox, closing.clone(), report.clone()));
+        let subscriptions = tokio::task::spawn_local(subscriptions(agents.clone(), inbox, closing.clone(), report.clone()));
         let serving = tokio::task::spawn_local(layers.run(changes));
         let pushing = pushes.map(|pushes| tokio::task::spawn_local(pushes.run(report.clone())));
+        let mut running = JoinSet::new();
+        for member in members {
+            running.spawn_local(member.run(report.clone()));
+        }
+        let mut nowhere_since = None;
         tokio::pin!(lifeline);
         let end = loop {
+            nowhere_since = agents.is_empty().then(|| nowhere_since.unwrap_or_else(Instant::now));
             tokio::select! {
                 () = &mut lifeline => break End::Orderly,
-                event = events.next() => match event {
-                    Some(Event::Notice { level, message }) => report(Report::Notice { level, message }),
-                    Some(Event::Closing { reason }) => break End::Lost(lost(&reason)),
-                    Some(Event::Opened { .. }) => {}
-                    None => break End::Lost(lost("the agent has gone")),
+                Some(ended) = running.join_next() => {
+                    let why = ended.unwrap_or_default();
+                    if feed.is_none() {
+                        break End::Lost(lost(&why));
+                    }
+                    tracing::info!(why, "an agent has gone");
+                }
+                change = next(feed.as_mut()) => match change {
+                    Some(Change::Add(path)) => {
+                        let (agents, report) = (agents.clone(), report.clone());
+                        running.spawn_local(async move {
+                            match agents.join(&path).await {
+                                Ok(member) => member.run(report).await,
+                                Err(reply) => {
+                                    report(left_out(&reply));
+                                    reply.error
+                                }
+                            }
+                        });
+                    }
+                    Some(Change::Remove(path)) => {
+                        let agents = agents.clone();
+                        tokio::task::spawn_local(async move { agents.leave(&path).await });
+                    }
+                    Some(Change::All) => {}
+                    None => break End::Lost(lost("the connection to the cluster has ended")),
                 },
-                Some(_) = deliveries.join_next() => break End::Lost(lost("a delivery connection to the agent has ended")),
+                () = too_long(nowhere_since) => break End::Lost(lost("its pods have gone")),
             }
         };
         if let Some(pushing) = pushing {
@@ -132,15 +142,47 @@ impl Session {
     }
 }
 
+/// Joins those that there are from the start; one must take us.
+async fn first_members(agents: &Agents, feed: &mut Feed, report: impl Fn(Report)) -> Result<Vec<Member>, ErrorReply> {
+    let (mut members, mut refused) = (Vec::new(), None);
+    loop {
+        match feed.next().await {
+            Some(Change::Add(path)) => match agents.join(&path).await {
+                Ok(member) => members.push(member),
+                Err(reply) => refused = Some(reply),
+            },
+            Some(Change::Remove(path)) => members.retain(|member| member.path() != path),
+            Some(Change::All) => break,
+            None => return Err(failure("the connection to the cluster has ended", "run the command again")),
+        }
+    }
+    match refused {
+        Some(reply) if members.is_empty() => Err(reply),
+        None if members.is_empty() => Err(failure("there is no agent", "run the command again")),
+        Some(reply) => {
+            report(left_out(&reply));
+            Ok(members)
+        }
+        None => Ok(members),
+    }
+}
+
+async fn next(feed: Option<&mut Feed>) -> Option<Change> {
+    match feed {
+        Some(feed) => feed.next().await,
+        None => pending().await,
+    }
+}
+
+async fn too_long(since: Option<Instant>) {
+    match since {
+        Some(since) => tokio::time::sleep_until(since + NOWHERE).await,
+        None => pending().await,
+    }
+}
+
 /// Carries out the layers' changes one after the other; told to close, gives every port back.
-async fn subscriptions(
-    agent: Agent,
-    program: Rc<Program>,
-    mut changes: mpsc::Receiver<PortChange>,
-    closing: Rc<Notify>,
-    report: impl Fn(Report),
-) {
-    let mut active = BTreeSet::new();
+async fn subscriptions(agents: Agents, mut changes: mpsc::Receiver<PortChange>, closing: Rc<Notify>, report: impl Fn(Report)) {
     loop {
         let change = tokio::select! {
             () = closing.notified() => break,
@@ -148,13 +190,13 @@ async fn subscriptions(
         };
         match change {
             Some(PortChange::Opened { port, done }) => {
-                let pod_ports = program.pod_ports(port);
+                let pod_ports = agents.program().pod_ports(port);
                 let opened = if pod_ports.is_empty() {
                     let message = format!("the program listens on port {port}, which -p does not name: it stays on this machine");
                     report(Report::Notice { level: Level::Info, message: message.clone() });
                     Err(message)
                 } else {
-                    begin(&agent, &pod_ports, &mut active).await
+                    begin(&agents, &pod_ports).await
                 };
                 if let Err(error) = &opened
                     && !pod_ports.is_empty()
@@ -164,51 +206,38 @@ async fn subscriptions(
                 let _ = done.send(opened);
             }
             Some(PortChange::Closed { port, done }) => {
-                for pod_port in program.pod_ports(port) {
-                    end(&agent, pod_port, &mut active).await;
+                for pod_port in agents.program().pod_ports(port) {
+                    agents.unsubscribe(pod_port).await;
                 }
                 let _ = done.send(());
             }
             None => break,
         }
     }
-    for port in active.clone() {
-        end(&agent, port, &mut active).await;
-    }
+    agents.unsubscribe_all().await;
 }
 
-async fn begin(agent: &Agent, ports: &[u16], active: &mut BTreeSet<u16>) -> Result<(), String> {
+async fn begin(agents: &Agents, ports: &[u16]) -> Result<(), String> {
     for &port in ports {
-        agent.subscription(Method::PUT, port).await.map_err(|error| error.to_string())?;
-        active.insert(port);
+        agents.subscribe(port).await.map_err(|error| error.to_string())?;
     }
     Ok(())
 }
 
-async fn end(agent: &Agent, port: u16, active: &mut BTreeSet<u16>) {
-    if active.remove(&port)
-        && let Err(error) = agent.subscription(Method::DELETE, port).await
-    {
-        tracing::warn!(%error, port, "a subscription could not be ended; it ends with the session");
-    }
-}
-
 /// Uploads filters; what names them afterwards.
-pub(crate) async fn upload(agent: &Agent, filters: &[FilterFile]) -> Result<Vec<Link>, ErrorReply> {
+pub(crate) async fn upload(agent: &Agent, filters: &[FilterFile]) -> Result<Vec<FilterLink>, ErrorReply> {
     let mut chain = Vec::new();
     for filter in filters {
-        let mut link = Link { name: "http_filter".into(), link: filter.link.clone() };
+        let mut link = filter.link.clone();
         if let Some(path) = &filter.path {
-            let module = read_module(path)?;
-            link.name = filter_name(path);
-            link.link.sha256 = agent.upload(&link.name, module).await?.sha256;
+            link.sha256 = agent.upload(&filter_name(path), read_module(path)?).await?.sha256;
         }
         chain.push(link);
     }
     Ok(chain)
 }
 
-fn read_module(path: &Path) -> Result<Vec<u8>, ErrorReply> {
+pub(crate) fn read_module(path: &Path) -> Result<Vec<u8>, ErrorReply> {
     let help = "name a Wasm module, e.g. target/filters/header.wasm";
     let error = |error: std::io::Error| failure(format!("cannot read the filter {}: {error}", path.display()), help);
     let size = std::fs::metadata(path).map_err(error)?.len();

@@ -11,6 +11,9 @@ use serde::{Deserialize, Serialize};
 pub struct Settings {
     /// The agent's unix socket.
     pub agent: PathBuf,
+    /// Instead: a unix socket that tells which agents there are, line by line ([`crate::agents::Change`]).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub feed: Option<PathBuf>,
     /// Who runs the session.
     pub owner: Owner,
     /// What becomes of picked requests.
