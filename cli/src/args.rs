@@ -4,17 +4,19 @@
 use std::{ffi::OsString, path::PathBuf};
 
 use clap::{ArgAction, Args, CommandFactory, FromArgMatches, Parser, Subcommand, ValueEnum};
-use mirrord_config::{Ambiguous, FilterFlag, Flags, Mode};
+use mirrord_config::{Ambiguous, ClusterFlags, EnvironmentFlags, FilterFlag, Flags, Mode};
 
 use crate::{
     chain::{self, ChainFlags},
     explain,
     filter::{self, args::FilterCommand},
-    inspect,
+    inspect, kube,
 };
 
 const EXAMPLES: &str = "\
 Examples:
+  Answer the requests of all pods of a deployment that the filter picks; all others go to their pod:
+    mirrord exec -t deployment/shop --steal --filter header.wasm -- python3 app.py
   Get a copy of what the pod on this machine gets; the pod answers:
     mirrord exec -t netns/shop -- node app.mjs
   Answer requests that the filter picks; all others go to the pod:
@@ -46,16 +48,32 @@ enum Subcommands {
     /// Make, build, check, test, measure and replace traffic filters
     #[command(subcommand, after_help = filter::args::EXAMPLES, override_usage = "mirrord filter COMMAND")]
     Filter(FilterCommand),
+    /// List what could be a target in a cluster
+    #[command(override_usage = "mirrord ls [OPTIONS]")]
+    Ls(kube::list::Line),
+    /// Print the Roles that a user of a cluster needs
+    #[command(override_usage = "mirrord rbac [OPTIONS]")]
+    Rbac(kube::rbac::Line),
     /// The local proxy of one session; `exec` starts it
     #[command(hide = true)]
     Intproxy,
+    /// The connection to a cluster; `exec` starts it
+    #[command(hide = true)]
+    Cluster,
 }
 
 #[derive(Args, Debug)]
 struct Exec {
-    /// Whose traffic: netns/NAME, pid/N or container/ID [env: MIRRORD_IMPERSONATED_TARGET]
+    /// Whose traffic: pod/NAME, deployment/NAME, statefulset/NAME, service/NAME, label/KEY=VALUE … in a cluster; netns/NAME, pid/N or
+    /// container/ID on this machine [env: MIRRORD_IMPERSONATED_TARGET]
     #[arg(short, long, value_name = "TARGET")]
     target: Option<String>,
+
+    #[command(flatten)]
+    cluster: ClusterArgs,
+
+    #[command(flatten)]
+    environment: EnvironmentArgs,
 
     /// Answer the requests [env: MIRRORD_AGENT_TCP_STEAL_TRAFFIC=true]
     #[arg(long, action = ArgAction::SetTrue)]
@@ -102,6 +120,83 @@ struct Exec {
     command: Vec<OsString>,
 }
 
+/// How a cluster is reached, and how the agent looks there.
+#[derive(Args, Debug, Default)]
+#[command(next_help_heading = "In a cluster")]
+pub struct ClusterArgs {
+    /// Namespace of the target; else the context's [env: MIRRORD_TARGET_NAMESPACE]
+    #[arg(short = 'n', long, value_name = "NAMESPACE")]
+    target_namespace: Option<String>,
+
+    /// Context of the kubeconfig; else the current one [env: MIRRORD_KUBE_CONTEXT]
+    #[arg(long, value_name = "NAME")]
+    context: Option<String>,
+
+    /// One pod of a workload instead of all that are ready
+    #[arg(long)]
+    one: bool,
+
+    /// Namespace of the agent's Job; else the context's [env: MIRRORD_AGENT_NAMESPACE]
+    #[arg(short = 'a', long, value_name = "NAMESPACE")]
+    agent_namespace: Option<String>,
+
+    /// The agent's image [env: MIRRORD_AGENT_IMAGE]
+    #[arg(short = 'i', long, value_name = "IMAGE")]
+    agent_image: Option<String>,
+
+    /// The agent's log, as for RUST_LOG [env: MIRRORD_AGENT_RUST_LOG]
+    #[arg(short = 'l', long, value_name = "FILTER")]
+    agent_log_level: Option<String>,
+
+    /// Seconds that the agent's Job stays once it has ended [env: MIRRORD_AGENT_TTL]
+    #[arg(long, value_name = "SECONDS")]
+    agent_ttl: Option<u16>,
+
+    /// Seconds within which the agent must be ready [env: MIRRORD_AGENT_STARTUP_TIMEOUT]
+    #[arg(long, value_name = "SECONDS")]
+    agent_startup_timeout: Option<u64>,
+
+    /// Do not check the API server's certificate [env: MIRRORD_ACCEPT_INVALID_CERTIFICATES]
+    #[arg(short = 'c', long, value_name = "true|false", num_args = 0..=1, require_equals = true, default_missing_value = "true")]
+    accept_invalid_certificates: Option<bool>,
+}
+
+/// Which of the container's variables the program gets.
+#[derive(Args, Debug, Default)]
+#[command(next_help_heading = "The container's environment")]
+pub struct EnvironmentArgs {
+    /// Only these variables of the container's, with `;` between them; * and ? stand for others
+    /// [env: MIRRORD_OVERRIDE_ENV_VARS_INCLUDE]
+    #[arg(short = 's', long, value_name = "NAMES")]
+    override_env_vars_include: Option<String>,
+
+    /// All but these [env: MIRRORD_OVERRIDE_ENV_VARS_EXCLUDE]
+    #[arg(short = 'x', long, value_name = "NAMES")]
+    override_env_vars_exclude: Option<String>,
+
+    /// Variables from a file, before the container's [env: MIRRORD_OVERRIDE_ENV_VARS_FILE]
+    #[arg(long, value_name = "FILE")]
+    env_file: Option<PathBuf>,
+}
+
+impl ClusterArgs {
+    /// As the configuration takes them.
+    pub fn flags(self) -> ClusterFlags {
+        ClusterFlags {
+            namespace: self.target_namespace,
+            context: self.context,
+            accept_invalid_certificates: self.accept_invalid_certificates,
+            agent_namespace: self.agent_namespace,
+            agent_image: self.agent_image,
+            agent_log_level: self.agent_log_level,
+            agent_ttl: self.agent_ttl,
+            agent_startup_timeout: self.agent_startup_timeout,
+            ephemeral: false,
+            one: self.one,
+        }
+    }
+}
+
 #[derive(Clone, Copy, Debug, ValueEnum)]
 enum AmbiguousFlag {
     Pass,
@@ -122,7 +217,10 @@ pub enum Task {
     Explain(explain::Line),
     Inspect(Box<inspect::Line>, Vec<FilterFlag>),
     Filter(FilterCommand),
+    Ls(kube::list::Line),
+    Rbac(kube::rbac::Line),
     Intproxy,
+    Cluster,
 }
 
 /// Reads the command line. The error is also how `--help` and `--version` come out.
@@ -130,6 +228,9 @@ pub fn read(line: impl IntoIterator<Item = OsString>) -> Result<Task, clap::Erro
     let matches = Line::command().try_get_matches_from(line)?;
     match Line::from_arg_matches(&matches)?.command {
         Subcommands::Intproxy => Ok(Task::Intproxy),
+        Subcommands::Cluster => Ok(Task::Cluster),
+        Subcommands::Ls(line) => Ok(Task::Ls(line)),
+        Subcommands::Rbac(line) => Ok(Task::Rbac(line)),
         Subcommands::Filter(command) => Ok(Task::Filter(command)),
         Subcommands::Exec(exec) => {
             let filters = matches.subcommand_matches("exec").map(chain::flags).unwrap_or_default();
@@ -158,6 +259,12 @@ fn flags(exec: Exec, filters: Vec<FilterFlag>) -> Flags {
         }),
         show_decision: exec.show_decision,
         priority: exec.priority,
+        cluster: exec.cluster.flags(),
+        environment: EnvironmentFlags {
+            include: exec.environment.override_env_vars_include,
+            exclude: exec.environment.override_env_vars_exclude,
+            file: exec.environment.env_file,
+        },
         command: exec.command,
     }
 }

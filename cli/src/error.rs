@@ -7,8 +7,16 @@ use mirrord_protocol::control::ErrorReply;
 use thiserror::Error;
 
 use crate::{
-    agent::AgentError, chain::ChainError, files::FileError, filter::Failure, intproxy::IntproxyError, namespace::NamespaceError,
-    privileges::Capabilities, program::ProgramError, session::Lost,
+    agent::AgentError,
+    chain::ChainError,
+    files::FileError,
+    filter::Failure,
+    intproxy::IntproxyError,
+    kube::{ClusterError, KubeError},
+    namespace::NamespaceError,
+    privileges::Capabilities,
+    program::ProgramError,
+    session::Lost,
 };
 
 /// Why `mirrord` ends with a status of its own.
@@ -32,6 +40,12 @@ pub enum Error {
     Namespace(#[from] NamespaceError),
     #[error("{0}")]
     Agent(#[from] AgentError),
+    #[error("{0}")]
+    Cluster(#[from] ClusterError),
+    #[error("{0}")]
+    Kube(KubeError),
+    #[error("the env file {} cannot be read: {error}", path.display())]
+    EnvFile { path: PathBuf, error: io::Error },
     #[error("{0}")]
     Intproxy(#[from] IntproxyError),
     #[error("{} cannot be run: {error}", program.display())]
@@ -71,6 +85,9 @@ impl Error {
             }
             Self::Namespace(error) => error.help(),
             Self::Agent(error) => error.help().into(),
+            Self::Cluster(error) => error.help().into(),
+            Self::Kube(error) => error.help(),
+            Self::EnvFile { .. } => "check the path behind --env-file, or env.env_file in the config file".into(),
             Self::Intproxy(error) => error.help().into(),
             Self::Run { .. } => "check that the program runs without mirrord".into(),
             Self::Lost(lost) => lost.help(),

@@ -2,6 +2,7 @@
 //! order. Each of them ends by itself if we do.
 
 use std::{
+    collections::BTreeMap,
     env,
     ffi::OsStr,
     ops::ControlFlow,
@@ -10,10 +11,10 @@ use std::{
     process::Command,
 };
 
-use mirrord_config::{Ambiguous, Config, Mode, PortMap, Target, filters::Source};
+use mirrord_config::{self as config, Ambiguous, Config, ConfigError, Mode, PortMap, Target, filters::Source};
 use mirrord_intproxy::settings::{self, Settings};
 use mirrord_protocol::{
-    control::{self, Level},
+    control::{self, Environment, Level},
     layer::ADDRESS_VARIABLE,
 };
 
@@ -24,6 +25,7 @@ use crate::{
     error::Error,
     files, filter,
     intproxy::{Intproxy, IntproxyError},
+    kube::{self, Cluster},
     namespace::{self, Namespace},
     privileges::Capabilities,
     process::{Outcome, Signals},
@@ -45,11 +47,11 @@ pub fn exec(config: Config, watch: Watch) -> Result<Outcome, Error> {
     let watched = if watch == Watch::Yes { watched(&config)? } else { Vec::new() };
     let filters = chain::links(config.filters.clone())?;
     let layer = files::layer()?;
-    let keep = privileges(&config.target)?;
-    let namespace = namespace::find(&config.target)?;
+    let file = env_file(&config.environment)?;
 
-    let settings = Settings {
+    let mut settings = Settings {
         agent: PathBuf::new(),
+        feed: None,
         owner: owner(&config.program),
         mode: match config.mode {
             Mode::Mirror => control::Mode::Mirror,
@@ -68,12 +70,52 @@ pub fn exec(config: Config, watch: Watch) -> Result<Outcome, Error> {
             .as_ref()
             .map(|maps| maps.iter().map(|PortMap { pod, local }| settings::PortMap { pod: *pod, local: *local }).collect()),
     };
-    let (intproxy, layer_address) = open(settings, &namespace, keep)?;
+    let (environment, cluster) = match &config.target {
+        Target::Cluster(_) => {
+            let (cluster, ready) = Cluster::start(&kube::Settings {
+                target: config.target.to_string(),
+                cluster: config.cluster.clone(),
+                owner: settings.owner.clone(),
+                environment: true,
+            })?;
+            settings.feed = Some(ready.feed);
+            (ready.environment.unwrap_or_default(), Some(cluster))
+        }
+        _ => (Environment::default(), None),
+    };
+    let applied = config.environment.apply(environment.variables, file).map_err(ConfigError::from)?;
+    for name in &applied.refused {
+        console::notice(Level::Warn, &format!("{name} is never the container's: the program keeps its own"));
+    }
+    let (intproxy, layer_address) = match cluster {
+        Some(_) => Intproxy::start(&settings)?,
+        None => {
+            let keep = privileges(&config.target)?;
+            open(settings, &namespace::find(&config.target)?, keep)?
+        }
+    };
     console::progress(&format_args!("{} {}: running {}", mode_name(&config), config.target, config.program.display()));
     if watch == Watch::Yes {
         filter::watch::start(&watched)?;
     }
-    run(&config, &path, &layer, layer_address, intproxy)
+    let started = Started { layer_address, environment: applied.set, intproxy, cluster };
+    run(&config, &path, &layer, started)
+}
+
+/// What the program is started into.
+struct Started {
+    layer_address: String,
+    /// Over this machine's own.
+    environment: BTreeMap<String, String>,
+    intproxy: Intproxy,
+    cluster: Option<Cluster>,
+}
+
+/// What the env file says, if there is one.
+fn env_file(environment: &config::Environment) -> Result<Vec<(String, String)>, Error> {
+    let Some(path) = &environment.file else { return Ok(Vec::new()) };
+    let text = std::fs::read_to_string(path).map_err(|error| Error::EnvFile { path: path.clone(), error })?;
+    Ok(config::env::dotenv(&text).map_err(ConfigError::from)?)
 }
 
 /// The modules and projects of the chain; each project is built, as the session begins with what its sources say.
@@ -110,17 +152,22 @@ fn open(mut settings: Settings, namespace: &Namespace, keep: Capabilities) -> Re
     })
 }
 
-fn run(config: &Config, path: &Path, layer: &Path, layer_address: String, intproxy: Intproxy) -> Result<Outcome, Error> {
+fn run(config: &Config, path: &Path, layer: &Path, session: Started) -> Result<Outcome, Error> {
+    let Started { layer_address, environment, intproxy, cluster } = session;
     let started = Signals::watch().and_then(|signals| {
         let mut command = Command::new(path);
         command.arg0(&config.program).args(&config.arguments);
+        command.envs(environment);
+        for (name, _) in env::vars_os().filter(|(name, _)| name.to_str().is_some_and(|name| config.environment.removes(name))) {
+            command.env_remove(name);
+        }
         command.env("LD_PRELOAD", files::preload(layer, env::var_os("LD_PRELOAD")));
         command.env(ADDRESS_VARIABLE, layer_address).env(INSIDE, private(config)).env("MIRRORD_PROGRESS_MODE", "off");
         signals.prepare_program(&mut command);
         Ok((command.spawn()?.id() as i32, signals))
     });
     match started {
-        Ok((program, signals)) => Ok(Session::new(signals, program, intproxy).run()?),
+        Ok((program, signals)) => Ok(Session::new(signals, program, intproxy, cluster).run()?),
         Err(error) => {
             intproxy.close();
             Err(Error::Run { program: config.program.clone(), error })

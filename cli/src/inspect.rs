@@ -16,7 +16,7 @@ use std::{
 };
 
 use clap::Args;
-use mirrord_config::{ConfigError, Filter, FilterFlag, Target, ports, resolve};
+use mirrord_config::{ClusterSettings, ConfigError, Filter, FilterFlag, Target, ports, resolve};
 use mirrord_intproxy::records::{self, Next};
 use mirrord_protocol::{
     control::ErrorReply,
@@ -25,10 +25,13 @@ use mirrord_protocol::{
 
 use crate::{
     agent,
+    args::ClusterArgs,
     chain::{self, ChainFlags},
     console,
     error::Error,
-    exec, namespace,
+    exec,
+    kube::{self, Cluster},
+    namespace,
     paint::{Paint, plain},
     sys,
 };
@@ -39,9 +42,13 @@ use summary::Summary;
 /// The command line, but for the filters, whose order matters.
 #[derive(Args, Debug)]
 pub struct Line {
-    /// Whose requests: netns/NAME, pid/N or container/ID [env: MIRRORD_IMPERSONATED_TARGET]
+    /// Whose requests: deployment/NAME, pod/NAME … in a cluster (one pod of it); netns/NAME, pid/N or container/ID on this machine
+    /// [env: MIRRORD_IMPERSONATED_TARGET]
     #[arg(short, long, value_name = "TARGET")]
     target: Option<String>,
+
+    #[command(flatten)]
+    cluster: ClusterArgs,
 
     /// Only this port of the target; without -p: each port that it listens on now
     #[arg(short, long, value_name = "PORT", allow_negative_numbers = true)]
@@ -83,7 +90,8 @@ impl Line {
             return Err(Error::NoLocalPort(map.pod));
         }
         Ok(Inspect {
-            target: resolve::target(self.target, variable, None)?,
+            target: resolve::target(self.target, &variable, None)?,
+            cluster: ClusterSettings::resolve(self.cluster.flags(), &variable, ClusterSettings::default()).map_err(ConfigError::from)?,
             ports: ports.into_iter().map(|map| map.pod).collect(),
             filters: mirrord_config::filters::chain(filters)?,
             picked: self.picked,
@@ -97,9 +105,11 @@ impl Line {
 }
 
 /// What is to be looked at, and how it is shown.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct Inspect {
     pub target: Target,
+    /// How a cluster is reached, and how the agent looks there.
+    pub cluster: ClusterSettings,
     /// Empty: those on which the target listens.
     pub ports: Vec<u16>,
     /// Asked for their verdict, which is shown and has no effect.
@@ -121,8 +131,6 @@ const TICK: Duration = Duration::from_millis(250);
 /// Looks until Ctrl-C.
 pub fn inspect(inspect: Inspect) -> Result<(), Error> {
     let filters = chain::links(inspect.filters.clone())?;
-    let keep = exec::privileges(&inspect.target)?;
-    let namespace = namespace::find(&inspect.target)?;
     let har = inspect.har.as_ref().map(|path| Har::create(path)).transpose()?;
     let request = InspectRequest {
         owner: exec::owner("mirrord inspect".as_ref()),
@@ -132,7 +140,7 @@ pub fn inspect(inspect: Inspect) -> Result<(), Error> {
         body: inspect.body,
         show_credentials: inspect.show_credentials,
     };
-    let (feed, first) = agent::with_agent(&namespace, keep, |socket| {
+    let join = |socket| {
         let feed = match records::inspect(socket, filters.clone(), request.clone()) {
             Ok(feed) => feed,
             Err(error) => return ControlFlow::Break(Err(Error::Asked(error))),
@@ -142,7 +150,30 @@ pub fn inspect(inspect: Inspect) -> Result<(), Error> {
             Next::NotYet => ControlFlow::Break(Err(lost("the agent does not answer"))),
             Next::End(error) => ControlFlow::Continue(error.map_or_else(|| lost("the agent does not answer"), Error::Asked)),
         }
-    })?;
+    };
+    // In a cluster the connection lasts as long as this.
+    let (_cluster, joined) = match &inspect.target {
+        Target::Cluster(_) => {
+            let settings = kube::Settings {
+                target: inspect.target.to_string(),
+                cluster: ClusterSettings { one: true, ..inspect.cluster.clone() },
+                owner: request.owner.clone(),
+                environment: false,
+            };
+            let (cluster, ready) = Cluster::start(&settings)?;
+            console::say(&format!("mirrord: of {} it is the pod {}", inspect.target, plain(&ready.pod)));
+            let joined = match join(ready.agent) {
+                ControlFlow::Break(joined) => joined,
+                ControlFlow::Continue(error) => Err(error),
+            };
+            (Some(cluster), joined)
+        }
+        target => {
+            let keep = exec::privileges(target)?;
+            (None, agent::with_agent(&namespace::find(target)?, keep, join))
+        }
+    };
+    let (feed, first) = joined?;
     let mut view = View {
         out: BufWriter::with_capacity(64 << 10, io::stdout().lock()),
         lines: Lines::new(Paint::for_stdout(), !inspect.filters.is_empty()),

@@ -13,6 +13,7 @@ mod files;
 mod filter;
 mod inspect;
 mod intproxy;
+mod kube;
 mod lines;
 mod namespace;
 mod paint;
@@ -37,9 +38,18 @@ fn main() -> ExitCode {
             let _ = std::fs::write("/proc/self/comm", "mirrord");
             mirrord_intproxy::run()
         }
+        Ok(Task::Cluster) => {
+            let _ = std::fs::write("/proc/self/comm", "mirrord");
+            crate::kube::run()
+        }
         Ok(Task::Exec { flags, file, key, watch }) => end(config(flags, file, key, variable).and_then(|config| exec::exec(config, watch))),
         Ok(Task::Explain(line)) => done(line.resolve(variable).and_then(|explain| explain::explain(&explain))),
         Ok(Task::Inspect(line, filters)) => done(line.resolve(filters, variable).and_then(inspect::inspect)),
+        Ok(Task::Ls(line)) => done(crate::kube::list::list(line, mirrord_config::ClusterSettings::default()).map_err(error::Error::Kube)),
+        Ok(Task::Rbac(line)) => {
+            console::out(line.text().trim_end());
+            ExitCode::SUCCESS
+        }
         Ok(Task::Filter(command)) => filter::run(command),
         Err(error) if !error.use_stderr() => {
             let _ = error.print();
@@ -87,7 +97,7 @@ fn usage(error: &clap::Error) -> ExitCode {
     let text = error.render().to_string();
     let text = text.trim_end().trim_start_matches("error: ");
     let text = text.strip_suffix("For more information, try '--help'.").unwrap_or(text).trim_end();
-    let command = env::args().nth(1).filter(|word| ["explain", "inspect", "filter"].contains(&word.as_str()));
+    let command = env::args().nth(1).filter(|word| ["explain", "inspect", "filter", "ls", "rbac"].contains(&word.as_str()));
     // An argument of the program's, more often than not.
     let is_exec = command.is_none() && error.kind() == ErrorKind::UnknownArgument;
     let dashes = if is_exec { "put -- before the program if this is for it; " } else { "" };

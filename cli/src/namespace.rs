@@ -37,6 +37,8 @@ pub enum NamespaceError {
     Container(#[from] ContainerError),
     #[error("the network namespace of {target} cannot be looked at: {error}")]
     Unreadable { target: Target, error: io::Error },
+    #[error("{0} is in a cluster, where this command does not look yet")]
+    InCluster(Target),
     #[error("{0} is in the same network namespace as mirrord itself, so the traffic of this whole machine would be redirected")]
     Own(Target),
 }
@@ -52,6 +54,7 @@ impl NamespaceError {
             Self::StaleNetns(name) => format!("remove what is left of it with `ip netns delete {name}`, and make it anew"),
             Self::NoProcess(_) => "it may have ended; `ps` or `pgrep` shows the one of now".into(),
             Self::Container(error) => error.help(),
+            Self::InCluster(_) => "run it on the pod's node with a target of that machine, or use `mirrord exec`".into(),
             Self::Unreadable { .. } => "run mirrord as root".into(),
             Self::Own(_) => {
                 "choose a target with a network of its own (a container without --network host, or a namespace of `ip netns`)".into()
@@ -69,6 +72,7 @@ pub fn find(target: &Target) -> Result<Namespace, NamespaceError> {
         Target::Netns(name) => netns(name)?,
         Target::Pid(pid) => process(*pid)?,
         Target::Container(id) => process(container::first_process(Path::new("/proc"), id)?)?,
+        Target::Cluster(_) => return Err(NamespaceError::InCluster(target.clone())),
     };
     let unreadable = |error: io::Error| match (error.kind(), target) {
         // Between two looks at it, or a zombie, which has no namespaces any more.

@@ -27,6 +27,8 @@ impl Capabilities {
         match target {
             Target::Netns(_) => Self(always),
             Target::Pid(_) | Target::Container(_) => Self(always | 1 << 19),
+            // What is done there is done by the agent's pod.
+            Target::Cluster(_) => Self(0),
         }
     }
 

@@ -16,6 +16,7 @@ use thiserror::Error;
 
 use crate::{
     intproxy::Intproxy,
+    kube::Cluster,
     process::{self, Arrived, News, Outcome, Signals},
     sys,
 };
@@ -50,6 +51,8 @@ pub struct Session {
     signals: Signals,
     program: i32,
     intproxy: Intproxy,
+    /// The connection to the cluster, if that is where the target is.
+    cluster: Option<Cluster>,
     /// A stop signal has reached us, so we are to stop as the program does.
     asked_to_stop: bool,
     lost: Option<Lost>,
@@ -57,8 +60,8 @@ pub struct Session {
 }
 
 impl Session {
-    pub fn new(signals: Signals, program: i32, intproxy: Intproxy) -> Self {
-        Self { signals, program, intproxy, asked_to_stop: false, lost: None, kill_at: None }
+    pub fn new(signals: Signals, program: i32, intproxy: Intproxy, cluster: Option<Cluster>) -> Self {
+        Self { signals, program, intproxy, cluster, asked_to_stop: false, lost: None, kill_at: None }
     }
 
     /// Until the program has ended and the session is closed.
@@ -69,6 +72,9 @@ impl Session {
             }
             while let Some(arrived) = self.signals.next() {
                 self.pass_on(arrived);
+            }
+            if let Some(cluster) = &mut self.cluster {
+                cluster.read_reports();
             }
             if let Some(reply) = self.intproxy.read_reports() {
                 self.lose(Lost::Reported(reply));
@@ -82,11 +88,14 @@ impl Session {
             }
         };
         self.intproxy.close();
+        // Behind the session, which it carries.
+        drop(self.cluster);
         self.lost.map_or(Ok(outcome), Err)
     }
 
     fn wait(&self) -> std::io::Result<()> {
-        let fds: Vec<_> = [Some(self.signals.fd()), self.intproxy.fd()].into_iter().flatten().collect();
+        let cluster = self.cluster.as_ref().and_then(Cluster::fd);
+        let fds: Vec<_> = [Some(self.signals.fd()), self.intproxy.fd(), cluster].into_iter().flatten().collect();
         sys::wait_readable(&fds, self.kill_at.map(|at| at.saturating_duration_since(Instant::now())))
     }
 

@@ -1,0 +1,390 @@
+//! The agent of one pod: joined if there is one, else made; and watched until it is ready. There is one for each pod, however many
+//! command lines ask at once, because its name is the pod's: the API server makes it once.
+
+use std::{
+    collections::BTreeSet,
+    path::Path,
+    time::{Duration, Instant},
+};
+
+use k8s_openapi::api::{
+    batch::v1::Job,
+    core::v1::{Event, Pod as KubePod, Secret},
+};
+use kube::{
+    Api, Client, ResourceExt,
+    api::{DeleteParams, ListParams, LogParams, PostParams},
+};
+use mirrord_config::{ClusterTarget, kube::Agent as Settings};
+use mirrord_intproxy::ask;
+use mirrord_protocol::control::Owner;
+
+use super::{
+    bridge::{Bridge, Way},
+    error::{KubeError, admission_help},
+    keys,
+    manifest::{self, APP, CONTAINER, PORT, Plan, Pod},
+    process::Progress,
+};
+
+/// How often the agent's pod is looked at while it starts.
+const LOOK: Duration = Duration::from_millis(100);
+/// A Job without a pod for so long has a reason, which stands in its events.
+const NO_POD: Duration = Duration::from_secs(1);
+/// An attempt to ask an agent whose pod runs.
+const ASK: Duration = Duration::from_secs(5);
+/// How long an agent that has ended may take to be gone.
+const GONE: Duration = Duration::from_secs(60);
+/// How long the agent may take to be ready, unless set.
+const START: u64 = 60;
+
+/// Where agents are made, and as what.
+pub struct Maker<'a> {
+    pub client: &'a Client,
+    pub namespace: &'a str,
+    pub target: &'a ClusterTarget,
+    pub owner: &'a Owner,
+    pub settings: &'a Settings,
+}
+
+/// An agent that is ready.
+pub struct Agent {
+    pub bridge: Bridge,
+    /// The pod that it serves.
+    pub pod: Pod,
+    /// The pod that it runs in.
+    pub runs_in: String,
+}
+
+impl Maker<'_> {
+    /// The agent of a pod.
+    pub async fn agent(&self, pod: &Pod, progress: &Progress) -> Result<Agent, KubeError> {
+        let seconds = self.settings.startup_timeout.unwrap_or(START);
+        let deadline = Instant::now() + Duration::from_secs(seconds);
+        let name = manifest::name(&pod.uid);
+        let mut again = false;
+        loop {
+            let keys = self.find_or_make(&name, pod, deadline, progress).await?;
+            match self.ready(&name, &keys, deadline, progress).await {
+                Ok((bridge, runs_in)) => return Ok(Agent { bridge, pod: pod.clone(), runs_in }),
+                // The one that was found was about to end.
+                Err(Wait::Ended(_)) if !again => again = true,
+                Err(Wait::Ended(error) | Wait::Failed(error)) => return Err(error),
+                Err(Wait::Slow(state)) => return Err(KubeError::Slow { seconds, state }),
+            }
+        }
+    }
+
+    /// The name of the Secret with the keys.
+    async fn find_or_make(&self, name: &str, pod: &Pod, deadline: Instant, progress: &Progress) -> Result<String, KubeError> {
+        let jobs = Api::<Job>::namespaced(self.client.clone(), self.namespace);
+        let failed = |what: &str, error| KubeError::api(format!("{what} in {}", self.namespace), error);
+        loop {
+            if let Some(job) = jobs.get_opt(name).await.map_err(|error| failed("get jobs", error))? {
+                match keys_of(&job).filter(|_| !has_ended(&job)) {
+                    Some(keys) => {
+                        progress.step(&format_args!("joining the agent of {}", pod.name));
+                        return Ok(keys);
+                    }
+                    None => self.remove(&jobs, name).await?,
+                }
+            }
+            let plan = Plan {
+                name: name.to_owned(),
+                keys: format!("{name}-{}", suffix()),
+                namespace: self.namespace.to_owned(),
+                pod,
+                target: self.target,
+                owner: self.owner,
+                settings: self.settings,
+                image: self
+                    .settings
+                    .image
+                    .clone()
+                    .unwrap_or_else(|| format!("{}:{}", mirrord_config::kube::IMAGE, env!("CARGO_PKG_VERSION"))),
+            };
+            let job = match jobs.create(&PostParams::default(), &manifest::job(&plan)?).await {
+                Ok(job) => job,
+                // Somebody else was faster: joined at the next look.
+                Err(kube::Error::Api(status)) if status.code == 409 && Instant::now() < deadline => continue,
+                Err(error) => return Err(failed("create jobs", error)),
+            };
+            progress.step(&format_args!("starting an agent for {} on {}", pod.name, pod.node));
+            let made = self.make_keys(&plan, &job.uid().unwrap_or_default()).await;
+            if let Err(error) = made {
+                // Without keys it would wait for ever.
+                let _ = jobs.delete(name, &DeleteParams::background()).await;
+                return Err(error);
+            }
+            return Ok(plan.keys);
+        }
+    }
+
+    async fn make_keys(&self, plan: &Plan<'_>, job_uid: &str) -> Result<(), KubeError> {
+        let secret = manifest::secret(plan, job_uid, keys::make()?)?;
+        let secrets = Api::<Secret>::namespaced(self.client.clone(), self.namespace);
+        let created = secrets.create(&PostParams::default(), &secret).await;
+        created.map(drop).map_err(|error| KubeError::api(format!("create secrets in {}", self.namespace), error))
+    }
+
+    /// Removes a Job that has ended, and waits until its name is free.
+    async fn remove(&self, jobs: &Api<Job>, name: &str) -> Result<(), KubeError> {
+        let failed = |error| KubeError::api(format!("delete jobs in {}", self.namespace), error);
+        match jobs.delete(name, &DeleteParams::background()).await {
+            Err(kube::Error::Api(status)) if matches!(status.code, 404 | 409) => {}
+            Err(error) => return Err(failed(error)),
+            Ok(_) => {}
+        }
+        let deadline = Instant::now() + GONE;
+        while jobs.get_opt(name).await.map_err(failed)?.is_some_and(|job| has_ended(&job)) && Instant::now() < deadline {
+            tokio::time::sleep(LOOK).await;
+        }
+        Ok(())
+    }
+
+    /// Waits until the agent takes sessions.
+    async fn ready(&self, name: &str, keys: &str, deadline: Instant, progress: &Progress) -> Result<(Bridge, String), Wait> {
+        let pods = Api::<KubePod>::namespaced(self.client.clone(), self.namespace);
+        let started = Instant::now();
+        let mut state = "nothing".to_owned();
+        loop {
+            let list = pods.list(&ListParams::default().labels(&format!("job-name={name}"))).await;
+            let list = list.map_err(|error| Wait::Failed(KubeError::api(format!("list pods in {}", self.namespace), error)))?;
+            let seen = match list.items.first() {
+                None => self.no_pod(name, started).await?,
+                Some(pod) => self.look(&pods, pod).await?,
+            };
+            let now = match seen {
+                Seen::Waits(now) => now,
+                Seen::Runs(pod) => match self.dial(&pods, &pod, keys).await {
+                    Ok(bridge) => return Ok((bridge, pod)),
+                    Err(now) => now,
+                },
+            };
+            if now != state {
+                progress.detail(&now);
+                state = now;
+            }
+            if Instant::now() >= deadline {
+                return Err(Wait::Slow(state));
+            }
+            tokio::time::sleep(LOOK).await;
+        }
+    }
+
+    /// Why there is no pod: the Job's events say it, if it has a reason.
+    async fn no_pod(&self, name: &str, since: Instant) -> Result<Seen, Wait> {
+        let waits = Ok(Seen::Waits("the Job has no pod yet".into()));
+        if since.elapsed() < NO_POD {
+            return waits;
+        }
+        let jobs = Api::<Job>::namespaced(self.client.clone(), self.namespace);
+        if let Ok(None) = jobs.get_opt(name).await {
+            return Err(Wait::Ended(KubeError::Start { why: "its Job was deleted".into(), help: "run the command again".into() }));
+        }
+        let fields = format!("involvedObject.name={name},involvedObject.kind=Job,reason=FailedCreate");
+        let events = Api::<Event>::namespaced(self.client.clone(), self.namespace).list(&ListParams::default().fields(&fields)).await;
+        // Without the right to read events there is no more to say.
+        let message = events.ok().and_then(|events| events.items.into_iter().filter_map(|event| event.message).next_back());
+        match message {
+            Some(why) => {
+                let _ = jobs.delete(name, &DeleteParams::background()).await;
+                Err(Wait::Failed(KubeError::Start { help: admission_help(&why).into(), why }))
+            }
+            None => waits,
+        }
+    }
+
+    async fn look(&self, pods: &Api<KubePod>, pod: &KubePod) -> Result<Seen, Wait> {
+        match judge(pod) {
+            Judged::Waits(state) => Ok(Seen::Waits(state)),
+            Judged::Runs => Ok(Seen::Runs(pod.name_any())),
+            Judged::Fails { why, help } => Err(Wait::Failed(KubeError::Start { why, help })),
+            Judged::Ended(why) => {
+                let last = LogParams { tail_lines: Some(3), ..LogParams::default() };
+                let log = pods.logs(&pod.name_any(), &last).await.unwrap_or_default();
+                let said = log.lines().rev().find_map(|line| serde_json::from_str(line).ok()).map(KubeError::Agent);
+                let help = if log.is_empty() { "run the command again".to_owned() } else { format!("its log ends with: {}", log.trim()) };
+                Err(Wait::Ended(said.unwrap_or(KubeError::Start { why, help })))
+            }
+        }
+    }
+
+    /// Asks the agent whether it is ready; the error is what is seen meanwhile.
+    async fn dial(&self, pods: &Api<KubePod>, pod: &str, keys: &str) -> Result<Bridge, String> {
+        let secrets = Api::<Secret>::namespaced(self.client.clone(), self.namespace);
+        let secret = secrets.get(keys).await.map_err(|error| KubeError::api("get the Secret with its keys", error).to_string())?;
+        let tls = keys::session(&secret.data.unwrap_or_default()).map_err(|error| error.to_string())?;
+        let way = Way { pods: pods.clone(), pod: pod.to_owned(), port: PORT, tls };
+        let bridge = Bridge::open(way).map_err(|error| error.to_string())?;
+        ready(bridge.path()).await.map(|()| bridge)
+    }
+}
+
+async fn ready(socket: &Path) -> Result<(), String> {
+    match tokio::time::timeout(ASK, ask::ready(socket)).await {
+        Ok(Ok(())) => Ok(()),
+        Ok(Err(reply)) => Err(format!("its container runs, but {}", reply.error)),
+        Err(_) => Err("its container runs, but it does not answer".into()),
+    }
+}
+
+/// Names of the pods in which agents run now.
+pub async fn running(client: &Client, namespace: &str) -> Result<BTreeSet<String>, KubeError> {
+    let label = format!("{}={}", APP.0, APP.1);
+    let list = Api::<KubePod>::namespaced(client.clone(), namespace).list(&ListParams::default().labels(&label)).await;
+    let list = list.map_err(|error| KubeError::api(format!("list pods in {namespace}"), error))?;
+    Ok(list
+        .items
+        .iter()
+        .filter(|pod| pod.metadata.deletion_timestamp.is_none() && judge(pod) == Judged::Runs)
+        .map(ResourceExt::name_any)
+        .collect())
+}
+
+/// What became of waiting.
+enum Wait {
+    /// It ran, and has ended.
+    Ended(KubeError),
+    Failed(KubeError),
+    /// The time is over; what was seen last.
+    Slow(String),
+}
+
+/// What is seen of the agent's pod.
+enum Seen {
+    Waits(String),
+    Runs(String),
+}
+
+#[derive(Debug, PartialEq, Eq)]
+enum Judged {
+    Waits(String),
+    Runs,
+    Fails { why: String, help: String },
+    Ended(String),
+}
+
+/// The state of the agent's pod: will it come to anything?
+fn judge(pod: &KubePod) -> Judged {
+    let Some(status) = &pod.status else { return Judged::Waits("its pod is new".into()) };
+    let unscheduled = status.conditions.iter().flatten().find(|condition| condition.type_ == "PodScheduled" && condition.status == "False");
+    if let Some(condition) = unscheduled {
+        let why = condition.message.clone().unwrap_or_default();
+        return Judged::Fails {
+            why: format!("the node has no place for it: {why}"),
+            help: "make room on the pod's node, or set agent.resources, agent.tolerations or agent.priority_class in the config file"
+                .into(),
+        };
+    }
+    let container = status.container_statuses.iter().flatten().find(|container| container.name == CONTAINER);
+    let Some(state) = container.and_then(|container| container.state.as_ref()) else {
+        let phase = status.phase.as_deref().unwrap_or("Pending");
+        return match status.reason.as_deref() {
+            Some(reason) if phase == "Failed" => Judged::Fails {
+                why: format!("{reason}: {}", status.message.as_deref().unwrap_or_default()),
+                help: "make room on the pod's node, or name another target".into(),
+            },
+            _ => Judged::Waits(format!("its pod is {phase}")),
+        };
+    };
+    if let Some(ended) = &state.terminated {
+        let reason = ended.reason.clone().unwrap_or_default();
+        return Judged::Ended(format!("it ended at once ({reason}, exit code {})", ended.exit_code));
+    }
+    if state.running.is_some() {
+        return Judged::Runs;
+    }
+    let waiting = state.waiting.clone().unwrap_or_default();
+    let (reason, message) = (waiting.reason.unwrap_or_default(), waiting.message.unwrap_or_default());
+    match reason.as_str() {
+        "ErrImagePull" | "ImagePullBackOff" | "InvalidImageName" | "ErrImageNeverPull" | "RegistryUnavailable" => Judged::Fails {
+            why: format!("its image cannot be had: {reason}: {message}"),
+            help: "--agent-image names another one, agent.image_pull_secrets in the config file the key to its registry".into(),
+        },
+        "CreateContainerError" | "RunContainerError" => Judged::Fails {
+            why: format!("its container cannot be started: {reason}: {message}"),
+            help: "look at the node's container runtime; agent.security_context may name other profiles".into(),
+        },
+        // The keys come a moment after the Job.
+        _ => Judged::Waits(if message.is_empty() { format!("its container is {reason}") } else { format!("{reason}: {message}") }),
+    }
+}
+
+fn has_ended(job: &Job) -> bool {
+    let ended = |condition: &str| matches!(condition, "Complete" | "Failed" | "SuccessCriteriaMet" | "FailureTarget");
+    let conditions = job.status.iter().flat_map(|status| status.conditions.iter().flatten());
+    job.metadata.deletion_timestamp.is_some() || conditions.into_iter().any(|one| one.status == "True" && ended(&one.type_))
+}
+
+/// The Secret that its pod mounts.
+fn keys_of(job: &Job) -> Option<String> {
+    let volumes = job.spec.as_ref()?.template.spec.as_ref()?.volumes.as_ref()?;
+    volumes.iter().find(|volume| volume.name == "keys")?.secret.as_ref()?.secret_name.clone()
+}
+
+/// Tells this agent's keys from those of the one before it, which may not be gone yet.
+fn suffix() -> String {
+    let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or_default();
+    format!("{:06x}", (now.as_micros() ^ u128::from(std::process::id()) << 8) & 0xff_ffff)
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::{Value, json};
+
+    use super::*;
+
+    fn pod(status: Value) -> KubePod {
+        serde_json::from_value(json!({"metadata": {"name": "a"}, "status": status})).unwrap()
+    }
+
+    fn container(state: Value) -> KubePod {
+        pod(json!({"phase": "Pending", "containerStatuses": [
+            {"name": CONTAINER, "ready": false, "image": "", "imageID": "", "restartCount": 0, "state": state}
+        ]}))
+    }
+
+    #[test]
+    fn what_will_come_to_nothing_is_said_at_once_with_the_remedy() {
+        let cases = [
+            (container(json!({"waiting": {"reason": "ErrImagePull", "message": "not found"}})), "ErrImagePull: not found", "--agent-image"),
+            (container(json!({"waiting": {"reason": "RunContainerError", "message": "no"}})), "RunContainerError: no", "security_context"),
+            (
+                pod(
+                    json!({"conditions": [{"type": "PodScheduled", "status": "False", "reason": "Unschedulable", "message": "Too many pods"}]}),
+                ),
+                "Too many pods",
+                "make room",
+            ),
+            (pod(json!({"phase": "Failed", "reason": "OutOfpods", "message": "full"})), "OutOfpods: full", "make room"),
+        ];
+        for (pod, expected_why, expected_help) in cases {
+            match judge(&pod) {
+                Judged::Fails { why, help } => assert!(why.contains(expected_why) && help.contains(expected_help), "{why}: {help}"),
+                other => panic!("{expected_why}: {other:?}"),
+            }
+        }
+    }
+
+    #[test]
+    fn what_may_still_come_is_waited_for() {
+        let waits = |text: &str| Judged::Waits(text.into());
+        assert_eq!(judge(&pod(json!({"phase": "Pending"}))), waits("its pod is Pending"));
+        assert_eq!(judge(&container(json!({"waiting": {"reason": "ContainerCreating"}}))), waits("its container is ContainerCreating"));
+        assert_eq!(judge(&container(json!({"running": {}}))), Judged::Runs);
+        let ended = judge(&container(json!({"terminated": {"exitCode": 1, "reason": "Error"}})));
+        assert_eq!(ended, Judged::Ended("it ended at once (Error, exit code 1)".into()));
+    }
+
+    #[test]
+    fn a_job_that_has_ended_is_not_joined() {
+        let job = |status: Value| -> Job { serde_json::from_value(json!({"metadata": {"name": "a"}, "status": status})).unwrap() };
+        assert!(!has_ended(&job(json!({}))));
+        assert!(has_ended(&job(json!({"conditions": [{"type": "Complete", "status": "True"}]}))));
+        assert!(!has_ended(&job(json!({"conditions": [{"type": "Failed", "status": "False"}]}))));
+        let mut deleted = job(json!({}));
+        deleted.metadata.deletion_timestamp = serde_json::from_value(json!("2026-01-01T00:00:00Z")).unwrap();
+        assert!(has_ended(&deleted));
+    }
+}

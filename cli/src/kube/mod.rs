@@ -1,0 +1,28 @@
+//! Targets in a cluster: the only place that knows Kubernetes. All of it runs in a process of its own (`mirrord cluster`, see
+//! [`process`]), so that what a kubeconfig may start (login programs) and what its connections need is no part of the program's session.
+//!
+//! ```text
+//! exec ──Settings──► cluster: client → target's pods → agent for each (Job, keys in a Secret) → bridge
+//!      ◄──Report───                                                                              │
+//! intproxy ──a unix socket for each agent──► bridge ──port-forward, mutual TLS──► agent
+//! ```
+//!
+//! * [`client`]: kubeconfig, context, namespace. [`error`]: what goes wrong there, and the next step.
+//! * [`pods`]: from a target to its pods and the container in each.
+//! * [`manifest`], [`keys`]: what is created, as pure functions. [`agent`]: creates or joins, and watches it become ready.
+//! * [`bridge`]: the connections.
+//! * [`list`], [`rbac`]: commands of their own.
+
+mod agent;
+mod bridge;
+mod client;
+mod error;
+mod keys;
+pub mod list;
+mod manifest;
+mod pods;
+mod process;
+pub mod rbac;
+
+pub use error::KubeError;
+pub use process::{Cluster, ClusterError, Settings, run};

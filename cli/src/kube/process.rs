@@ -1,0 +1,489 @@
+//! `mirrord cluster`: the process that finds a target's pods, has an agent for each, and keeps the connections to them. It is told what
+//! to do in one line on standard input, which then stays open as its lifeline, and reports lines on standard output.
+//!
+//! ```text
+//! exec ──Settings──► stdin        stdout ──Report──► exec
+//! intproxy ◄──Change (add, remove)── feed socket;  a socket for each agent
+//! ```
+
+use std::{
+    cell::RefCell,
+    collections::{BTreeMap, BTreeSet},
+    io::{self, BufRead, Read, Write},
+    os::{fd::AsFd, unix::process::CommandExt},
+    path::PathBuf,
+    process::{Child, ChildStdin, ChildStdout, Command, ExitCode, Stdio},
+    rc::Rc,
+    thread,
+    time::{Duration, Instant},
+};
+
+use kube::Client;
+use mirrord_config::{ClusterSettings, ClusterTarget, Target};
+use mirrord_intproxy::{agents::Change, ask};
+use mirrord_protocol::control::{Environment, ErrorReply, Level, Owner};
+use serde::{Deserialize, Serialize};
+use thiserror::Error;
+use tokio::{
+    io::AsyncWriteExt,
+    net::{UnixListener, UnixStream, unix::pipe},
+    sync::watch,
+};
+
+use super::{
+    agent::{self, Agent, Maker},
+    bridge, client,
+    error::KubeError,
+    manifest::Pod,
+    pods::{self, Which},
+};
+use crate::{
+    console,
+    lines::{Line, Lines},
+    privileges::Capabilities,
+    process,
+};
+
+/// How often it is looked at which pods there are.
+const FOLLOW: Duration = Duration::from_millis(500);
+/// A pod for which no agent could be made is tried again after so long.
+const AGAIN: Duration = Duration::from_secs(10);
+/// The bridge to an agent that is left stays until the session there has been ended.
+const LEFT: Duration = Duration::from_secs(10);
+/// How long it may take to end.
+const CLOSE: Duration = Duration::from_secs(5);
+/// Longest settings line, bytes.
+const MAX_SETTINGS: u64 = 1 << 20;
+
+/// What is to be done.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Settings {
+    /// As the user writes it.
+    pub target: String,
+    pub cluster: ClusterSettings,
+    pub owner: Owner,
+    /// Whether the container's environment is wanted.
+    pub environment: bool,
+}
+
+/// A line of what is told.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+enum Report {
+    /// What is being done.
+    Step(String),
+    Notice {
+        level: Level,
+        message: String,
+    },
+    Ready(Ready),
+    Failed(ErrorReply),
+}
+
+/// The agents are there.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Ready {
+    /// Tells the intproxy which agents there are.
+    pub feed: PathBuf,
+    /// One of them, for questions, and its pod.
+    pub agent: PathBuf,
+    pub pod: String,
+    /// Of the container.
+    pub environment: Option<Environment>,
+}
+
+fn report(report: &Report) {
+    if let Ok(line) = serde_json::to_string(report) {
+        let mut stdout = io::stdout().lock();
+        let _ = writeln!(stdout, "{line}").and_then(|()| stdout.flush());
+    }
+}
+
+/// Tells whoever waits what is being done, and how long it took.
+pub struct Progress {
+    started: Instant,
+}
+
+impl Progress {
+    /// A step begins.
+    pub fn step(&self, what: &dyn std::fmt::Display) {
+        report(&Report::Step(format!("{what} ({:.1} s)", self.started.elapsed().as_secs_f32())));
+    }
+
+    /// What is seen within a step.
+    pub fn detail(&self, what: &str) {
+        self.step(&format_args!("  {what}"));
+    }
+}
+
+/// For whoever looks for a fault: `MIRRORD_LOG` set to anything.
+pub fn trace(what: &dyn std::fmt::Display) {
+    if std::env::var_os("MIRRORD_LOG").is_some() {
+        console::say(&format!("mirrord: cluster: {what}"));
+    }
+}
+
+/// The process itself.
+pub fn run() -> ExitCode {
+    match start() {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(reply) => {
+            report(&Report::Failed(reply));
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn start() -> Result<(), ErrorReply> {
+    let internal = |error: &dyn std::fmt::Display| ErrorReply {
+        error: format!("the connection to the cluster cannot start: {error}"),
+        help: "`mirrord exec` starts it; it is not run by hand".into(),
+    };
+    let mut line = Vec::new();
+    io::stdin().lock().take(MAX_SETTINGS).read_until(b'\n', &mut line).map_err(|error| internal(&error))?;
+    let settings: Settings = serde_json::from_slice(&line).map_err(|error| internal(&error))?;
+    let Ok(Target::Cluster(target)) = settings.target.parse() else { return Err(internal(&"no target of a cluster")) };
+    // Both rings of keys are in the dependencies of some programs; here is one, and it is said which.
+    let _ = tokio_rustls::rustls::crypto::ring::default_provider().install_default();
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(|error| internal(&error))?;
+    let tasks = tokio::task::LocalSet::new();
+    tasks.block_on(&runtime, async {
+        let stdin = io::stdin().as_fd().try_clone_to_owned().map_err(|error| internal(&error))?;
+        let stdin = pipe::Receiver::from_owned_fd(stdin).map_err(|error| internal(&error))?;
+        tokio::select! {
+            () = mirrord_intproxy::lifeline(stdin) => Ok(()),
+            served = Box::pin(serve(settings, target)) => served.map_err(|error| error.reply()),
+        }
+    })
+}
+
+/// Everything that stays the same while it runs.
+struct Session {
+    client: Client,
+    namespace: String,
+    agent_namespace: String,
+    settings: Settings,
+    target: ClusterTarget,
+    which: Which,
+    progress: Progress,
+    /// Agents by the uid of their pod.
+    agents: RefCell<BTreeMap<String, Agent>>,
+    /// Uids of pods whose agent is being made; and when it was tried in vain.
+    making: RefCell<BTreeSet<String>>,
+    given_up: RefCell<BTreeMap<String, Instant>>,
+    /// Which agents there are --> feeds.
+    told: watch::Sender<Vec<PathBuf>>,
+}
+
+async fn serve(settings: Settings, target: ClusterTarget) -> Result<(), KubeError> {
+    let progress = Progress { started: Instant::now() };
+    let (client, own) = client::connect(&settings.cluster.kube).await?;
+    let namespace = settings.cluster.kube.namespace.clone().unwrap_or_else(|| own.clone());
+    let agent_namespace = settings.cluster.agent.namespace.clone().unwrap_or(own);
+    let which = pods::which(&client, &namespace, &target).await?;
+    let session = Rc::new(Session {
+        client,
+        namespace,
+        agent_namespace,
+        settings,
+        target,
+        which,
+        progress,
+        agents: RefCell::default(),
+        making: RefCell::default(),
+        given_up: RefCell::default(),
+        told: watch::Sender::default(),
+    });
+    let first = session.first_pods().await?;
+    let (listener, feed) = bridge::private("mirrord-feed").map_err(|error| KubeError::Connection(error.to_string()))?;
+    session.make_all(&first).await?;
+    let ready = session.ready(feed).await?;
+    report(&Report::Ready(ready));
+    tokio::task::spawn_local(feeds(listener, session.told.subscribe()));
+    session.follow().await
+}
+
+impl Session {
+    /// The pods that there are now, at least one.
+    async fn first_pods(&self) -> Result<Vec<Pod>, KubeError> {
+        let mut found = pods::find(&self.client, &self.namespace, &self.which, self.target.container()).await?;
+        if found.ready.is_empty() {
+            let why = if found.unready.is_empty() { "there is none".to_owned() } else { found.unready.join("; ") };
+            return Err(KubeError::NoPod { target: self.target.to_string(), why });
+        }
+        if let Some((chosen, others)) = &found.guessed {
+            let message = format!(
+                "the container {chosen} was chosen; the pod also has {}: /container/NAME behind the target names one",
+                others.join(", ")
+            );
+            report(&Report::Notice { level: Level::Warn, message });
+        }
+        if self.settings.cluster.one {
+            found.ready.truncate(1);
+        }
+        Ok(found.ready)
+    }
+
+    fn maker(&self) -> Maker<'_> {
+        Maker {
+            client: &self.client,
+            namespace: &self.agent_namespace,
+            target: &self.target,
+            owner: &self.settings.owner,
+            settings: &self.settings.cluster.agent,
+        }
+    }
+
+    /// An agent for each, at the same time; one must come of it.
+    async fn make_all(&self, pods: &[Pod]) -> Result<(), KubeError> {
+        let maker = self.maker();
+        let making = pods.iter().map(|pod| maker.agent(pod, &self.progress));
+        let mut failed = None;
+        for made in join_all(making.collect()).await {
+            match made {
+                Ok(agent) => self.add(agent),
+                Err(error) => failed = Some(error),
+            }
+        }
+        match failed {
+            Some(error) if self.agents.borrow().is_empty() => Err(error),
+            Some(error) => {
+                let message = format!("a pod of {} is without this session: {error} ({})", self.target, error.help());
+                report(&Report::Notice { level: Level::Warn, message });
+                Ok(())
+            }
+            None => Ok(()),
+        }
+    }
+
+    fn add(&self, agent: Agent) {
+        self.agents.borrow_mut().insert(agent.pod.uid.clone(), agent);
+        self.tell();
+    }
+
+    fn tell(&self) {
+        let paths = self.agents.borrow().values().map(|agent| agent.bridge.path().to_owned()).collect();
+        self.told.send_replace(paths);
+    }
+
+    async fn ready(&self, feed: PathBuf) -> Result<Ready, KubeError> {
+        let first = self.agents.borrow().values().next().map(|agent| (agent.bridge.path().to_owned(), agent.pod.clone()));
+        let (agent, pod) = first.ok_or_else(|| KubeError::Connection("there is no agent".into()))?;
+        let environment = match self.settings.environment {
+            true => Some(ask::environment(&agent, &pod.container_id).await.map_err(KubeError::Agent)?),
+            false => None,
+        };
+        self.progress.step(&format_args!("{} agent(s) ready", self.agents.borrow().len()));
+        Ok(Ready { feed, agent, pod: pod.name, environment })
+    }
+
+    /// Has an agent for each pod that comes, and leaves those that go. Without end.
+    async fn follow(self: Rc<Self>) -> Result<(), KubeError> {
+        let mut trouble = false;
+        loop {
+            tokio::time::sleep(FOLLOW).await;
+            let looked = async {
+                let found = pods::find(&self.client, &self.namespace, &self.which, self.target.container()).await?;
+                Ok::<_, KubeError>((found, agent::running(&self.client, &self.agent_namespace).await?))
+            };
+            let (found, running) = match looked.await {
+                Ok(looked) => looked,
+                Err(error) => {
+                    // The API server restarts, perhaps: what there is goes on.
+                    if !std::mem::replace(&mut trouble, true) {
+                        report(&Report::Notice { level: Level::Warn, message: format!("{error}; trying again") });
+                    }
+                    continue;
+                }
+            };
+            if std::mem::take(&mut trouble) {
+                report(&Report::Notice { level: Level::Info, message: "the cluster answers again".into() });
+            }
+            self.leave_gone(&found, &running);
+            self.given_up.borrow_mut().retain(|uid, at| found.there.contains(uid) && at.elapsed() < AGAIN);
+            for pod in found.ready {
+                let is_known = self.agents.borrow().contains_key(&pod.uid) || self.given_up.borrow().contains_key(&pod.uid);
+                let enough = self.settings.cluster.one && !(self.agents.borrow().is_empty() && self.making.borrow().is_empty());
+                if !is_known && !enough && self.making.borrow_mut().insert(pod.uid.clone()) {
+                    tokio::task::spawn_local(self.clone().make(pod));
+                }
+            }
+        }
+    }
+
+    async fn make(self: Rc<Self>, pod: Pod) {
+        match self.maker().agent(&pod, &self.progress).await {
+            Ok(agent) => self.add(agent),
+            Err(error) => {
+                self.given_up.borrow_mut().insert(pod.uid.clone(), Instant::now());
+                let message = format!("the pod {} is without this session: {error} ({})", pod.name, error.help());
+                report(&Report::Notice { level: Level::Warn, message });
+            }
+        }
+        self.making.borrow_mut().remove(&pod.uid);
+    }
+
+    /// Leaves the agents of pods that are being deleted or have gone. One that is not ready stays: it may be again.
+    /// Of an agent that has gone itself there is another one soon.
+    fn leave_gone(&self, found: &pods::Found, running: &BTreeSet<String>) {
+        let is_gone = |(uid, agent): &(&String, &Agent)| !found.there.contains(*uid) || !running.contains(&agent.runs_in);
+        let gone: Vec<_> = self.agents.borrow().iter().filter(is_gone).map(|(uid, _)| uid.clone()).collect();
+        for uid in gone {
+            if let Some(agent) = self.agents.borrow_mut().remove(&uid) {
+                tokio::task::spawn_local(async move {
+                    tokio::time::sleep(LEFT).await;
+                    drop(agent);
+                });
+            }
+            self.tell();
+        }
+    }
+}
+
+/// All of them at once, on this thread.
+async fn join_all<T>(futures: Vec<impl Future<Output = T>>) -> Vec<T> {
+    let mut futures: Vec<_> = futures.into_iter().map(|future| (Box::pin(future), None)).collect();
+    std::future::poll_fn(|cx| {
+        for (future, done) in &mut futures {
+            if done.is_none()
+                && let std::task::Poll::Ready(value) = future.as_mut().poll(cx)
+            {
+                *done = Some(value);
+            }
+        }
+        if futures.iter().all(|(_, done)| done.is_some()) { std::task::Poll::Ready(()) } else { std::task::Poll::Pending }
+    })
+    .await;
+    futures.into_iter().filter_map(|(_, done)| done).collect()
+}
+
+/// Tells each that connects which agents there are, and what becomes of them.
+async fn feeds(listener: UnixListener, told: watch::Receiver<Vec<PathBuf>>) {
+    loop {
+        match listener.accept().await {
+            Ok((socket, _)) if bridge::is_ours(&socket) => {
+                tokio::task::spawn_local(feed(socket, told.clone()));
+            }
+            Ok(_) => {}
+            Err(_) => tokio::time::sleep(Duration::from_millis(20)).await,
+        }
+    }
+}
+
+async fn feed(mut socket: UnixStream, mut told: watch::Receiver<Vec<PathBuf>>) -> io::Result<()> {
+    let mut known: Vec<PathBuf> = Vec::new();
+    let mut first = Some(Change::All);
+    loop {
+        let now = told.borrow_and_update().clone();
+        let gone = known.iter().filter(|path| !now.contains(path)).cloned().map(Change::Remove);
+        let new = now.iter().filter(|path| !known.contains(path)).cloned().map(Change::Add);
+        let mut lines = Vec::new();
+        for change in gone.chain(new).chain(first.take()) {
+            lines.extend(serde_json::to_vec(&change)?);
+            lines.push(b'\n');
+        }
+        socket.write_all(&lines).await?;
+        known = now;
+        tokio::select! {
+            changed = told.changed() => changed.map_err(io::Error::other)?,
+            // It says nothing; it may go.
+            _ = socket.readable() => return Ok(()),
+        }
+    }
+}
+
+/// Why there are no agents.
+#[derive(Debug, Error)]
+pub enum ClusterError {
+    #[error("the connection to the cluster cannot be started: {0}")]
+    Spawn(io::Error),
+    #[error("{}", .0.error)]
+    Failed(ErrorReply),
+    #[error("the connection to the cluster ended before the agents were ready")]
+    Ended,
+}
+
+impl ClusterError {
+    /// The next step.
+    pub fn help(&self) -> &str {
+        match self {
+            Self::Failed(reply) => &reply.help,
+            Self::Spawn(_) | Self::Ended => "run the command again",
+        }
+    }
+}
+
+/// That process, as whoever started it sees it; dropping this ends it.
+#[derive(Debug)]
+pub struct Cluster {
+    child: Child,
+    lifeline: Option<ChildStdin>,
+    reports: Lines<ChildStdout>,
+}
+
+impl Cluster {
+    /// Starts it and waits until the agents are ready.
+    pub fn start(settings: &Settings) -> Result<(Self, Ready), ClusterError> {
+        let mut command = Command::new("/proc/self/exe");
+        command.arg0("mirrord").arg("cluster").stdin(Stdio::piped()).stdout(Stdio::piped());
+        process::prepare_helper(&mut command, Capabilities::default());
+        let mut child = command.spawn().map_err(ClusterError::Spawn)?;
+        let (Some(lifeline), Some(stdout)) = (child.stdin.take(), child.stdout.take()) else { return Err(ClusterError::Ended) };
+        let reports = Lines::new(stdout).map_err(ClusterError::Spawn)?;
+        let mut cluster = Self { child, lifeline: Some(lifeline), reports };
+        let mut line = serde_json::to_vec(settings).map_err(|error| ClusterError::Spawn(error.into()))?;
+        line.push(b'\n');
+        // If it has ended it says why on its output, if it could.
+        let _ = cluster.lifeline.as_mut().map(|lifeline| lifeline.write_all(&line));
+        loop {
+            // It has time-outs of its own, which say what for.
+            match cluster.reports.wait(Instant::now() + Duration::from_secs(3600)) {
+                Line::Text(line) => match serde_json::from_str(&line) {
+                    Ok(Report::Ready(ready)) => return Ok((cluster, ready)),
+                    Ok(Report::Failed(reply)) => return Err(ClusterError::Failed(reply)),
+                    Ok(told) => show(told),
+                    Err(_) => {}
+                },
+                Line::NotYet => {}
+                Line::End => return Err(ClusterError::Ended),
+            }
+        }
+    }
+
+    pub fn fd(&self) -> Option<i32> {
+        self.reports.fd()
+    }
+
+    /// Shows what it has for the user.
+    pub fn read_reports(&mut self) {
+        while let Line::Text(line) = self.reports.next() {
+            if let Ok(told) = serde_json::from_str(&line) {
+                show(told);
+            }
+        }
+    }
+}
+
+fn show(told: Report) {
+    match told {
+        Report::Step(what) => console::progress(&what),
+        Report::Notice { level, message } => console::notice(level, &message),
+        Report::Failed(reply) => console::notice(Level::Warn, &reply.error),
+        Report::Ready(_) => {}
+    }
+}
+
+impl Drop for Cluster {
+    fn drop(&mut self) {
+        drop(self.lifeline.take());
+        let deadline = Instant::now() + CLOSE;
+        while matches!(self.child.try_wait(), Ok(None)) {
+            if Instant::now() >= deadline {
+                let _ = self.child.kill();
+                let _ = self.child.wait();
+                return;
+            }
+            thread::sleep(Duration::from_millis(1));
+        }
+    }
+}
