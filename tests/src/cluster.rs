@@ -25,9 +25,11 @@ use crate::{
 };
 
 mod objects;
+mod session;
 mod space;
 
 pub use objects::{Container, PodObject};
+pub use session::{Exec, Session};
 pub use space::Space;
 
 /// The network namespace of the developer's machine.

@@ -147,8 +147,8 @@ fn container(plan: &Plan) -> Value {
         "args": args,
         "env": [
             {"name": "MIRRORD_AGENT_RUST_LOG", "value": log_level},
-            // Nothing of it would outlive the pod.
-            {"name": "MIRRORD_AGENT_CACHE", "value": ""},
+            // No folder: nothing of it would outlive the pod.
+            {"name": "MIRRORD_AGENT_CACHE", "value": "none"},
         ],
         "resources": settings.resources.clone().unwrap_or_else(|| json!({
             "requests": {"cpu": "1m", "memory": "1Mi"},

@@ -25,7 +25,7 @@ use mirrord_protocol::control::{Environment, ErrorReply, Level, Owner};
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
 use tokio::{
-    io::AsyncWriteExt,
+    io::{AsyncReadExt, AsyncWriteExt},
     net::{UnixListener, UnixStream, unix::pipe},
     sync::watch,
 };
@@ -386,10 +386,15 @@ async fn feed(mut socket: UnixStream, mut told: watch::Receiver<Vec<PathBuf>>) -
         known = now;
         tokio::select! {
             changed = told.changed() => changed.map_err(io::Error::other)?,
-            // It says nothing; it may go.
-            _ = socket.readable() => return Ok(()),
+            () = hung_up(&mut socket) => return Ok(()),
         }
     }
+}
+
+/// The other end says nothing; it may go.
+async fn hung_up(socket: &mut UnixStream) {
+    let mut byte = [0];
+    while socket.read(&mut byte).await.is_ok_and(|read| read > 0) {}
 }
 
 /// Why there are no agents.

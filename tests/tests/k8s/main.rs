@@ -2,4 +2,5 @@
 //! binary, so that it is linked once; a file a capability.
 
 mod cluster;
+mod exec;
 mod image;
