@@ -4,7 +4,7 @@
 What a person sees is what is checked: a comment `# → TEXT` behind a command says what its output must contain.
 `mirrord exec` and `mirrord inspect` are foreground commands for a person, who goes on in a second terminal: here they run
 beside the next block, which is repeated until all outputs are as said, and then it gets the Ctrl-C. Prints `readme: COMMAND: ok` or
-`... FAILED` for each. Not run: the section "Kubernetes (coming)", and `make test`, which is what calls this.
+`... FAILED` for each. Not run: the section "Kubernetes", which needs a cluster, and `make test`, which is what calls this.
 """
 
 import os
@@ -18,7 +18,7 @@ import tempfile
 import time
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
-COMING = "Kubernetes (coming)"
+CLUSTER = "Kubernetes"
 WAIT = 20  # seconds until what a comment says must be seen
 NOT_RUN = {"make test": "it is what calls this check"}
 # What the commands leave in the work tree, and a file that they change.
@@ -106,7 +106,7 @@ def run_beside(session, commands):
 def check():
     session = None
     for heading, commands in blocks((ROOT / "README.md").read_text()):
-        if heading == COMING or not commands:
+        if heading == CLUSTER or not commands:
             for command in commands:
                 print(f"readme: {command.text}: not run, it needs a cluster")
         elif commands[-1].is_session:
