@@ -14,16 +14,18 @@ use common::{Netns, Trial};
 
 #[test]
 fn targets_that_do_not_exist_or_cannot_be() {
-    let (trial, netns) = (Trial::new(), Netns::new());
+    let (mut trial, netns) = (Trial::new(), Netns::new());
+    trial.set("KUBECONFIG", "/no/such/kubeconfig");
     let exec = |target: &str| trial.run(&["exec", "-t", target, "--", "true"]);
     exec("netns/no-such").refused(1, "no network namespace `no-such`", &netns.target());
     // Above the greatest number that the kernel gives.
     exec("pid/1073741824").refused(1, "no process 1073741824", "ps");
     exec("container/0123456789abcdef").refused(1, "no running container", "docker inspect");
     exec(&format!("pid/{}", std::process::id())).refused(1, "same network namespace as mirrord", "a network of its own");
-    for target in ["deployment/shop", "pod/shop/container/app", "targetless"] {
-        exec(target).refused(1, "not supported yet in this version", "netns/NAME, pid/N or container/ID");
+    for target in ["deployment/shop", "pod/shop/container/app"] {
+        exec(target).refused(1, "the kubeconfig cannot be used", "kubectl config view");
     }
+    exec("deployment/Shop").refused(2, "cannot be the name of an object", "mirrord ls");
 }
 
 #[test]

@@ -35,8 +35,9 @@ const BEAT: Duration = Duration::from_secs(3);
 const SILENCE: Duration = Duration::from_secs(10);
 /// A greeting, or its answer, takes no longer.
 const GREETING: Duration = Duration::from_secs(10);
-const PAUSE: Duration = Duration::from_millis(100);
-const LONGEST_PAUSE: Duration = Duration::from_secs(2);
+/// Between attempts to dial; each is longer than the one before. Tests have no time to lose.
+const PAUSE: Duration = Duration::from_millis(if cfg!(test) { 1 } else { 100 });
+const LONGEST_PAUSE: Duration = Duration::from_millis(if cfg!(test) { 5 } else { 2000 });
 /// Streams at one agent; each keeps up to [`KEPT`].
 const MAX_STREAMS: usize = 1024;
 
@@ -490,7 +491,7 @@ mod tests {
         (0..length as u32).map(|n| (n.wrapping_mul(2_654_435_761).wrapping_add(seed) >> 13) as u8).collect()
     }
 
-    #[tokio::test(start_paused = true)]
+    #[tokio::test]
     async fn bytes_arrive_once_and_in_order_wherever_carriers_break() {
         let (up, down) = (bytes(3 << 20, 1), bytes(400_000, 2));
         let mut cuts = 0_usize;
@@ -504,7 +505,7 @@ mod tests {
         assert!(got_down == down, "down: {} of {}", got_down.len(), down.len());
     }
 
-    #[tokio::test(start_paused = true)]
+    #[tokio::test]
     async fn an_agent_that_is_another_one_ends_the_stream() {
         let work = async {
             let (_client, near) = duplex(64);
@@ -525,13 +526,13 @@ mod tests {
         assert_eq!(LocalSet::new().run_until(work).await, io::ErrorKind::NotFound);
     }
 
-    #[tokio::test(start_paused = true)]
+    #[tokio::test]
     async fn who_is_not_called_back_gives_up() {
         let work = async {
             let streams = Streams::default();
             let (mut ours, theirs) = duplex(1024);
             let (local, _far) = duplex(64);
-            let taking = spawn_local(async move { streams.take(theirs, PATIENCE, || Ok(tokio::io::split(local))).await });
+            let taking = spawn_local(async move { streams.take(theirs, Duration::from_millis(50), || Ok(tokio::io::split(local))).await });
             ours.write_all(&Hello { id: [2; 16], received: 0 }.encode()).await.unwrap();
             assert_eq!(ours.read_u64().await.unwrap(), 0);
             drop(ours);

@@ -93,7 +93,8 @@ fn the_program_has_the_containers_environment() {
     assert!(has(&format!("POD_NAME={}", pod.name)) && has(&format!("POD_IP={}", pod.ip.unwrap())), "{output}");
 
     let file = space.folder.path().join("mirrord.json");
-    std::fs::write(&file, r#"{"feature": {"env": {"include": "G*;STAGE;API_KEY", "override": {"STAGE": "mine"}, "unset": "api_key"}}}"#).unwrap();
+    std::fs::write(&file, r#"{"feature": {"env": {"include": "G*;STAGE;API_KEY", "override": {"STAGE": "mine"}, "unset": "api_key"}}}"#)
+        .unwrap();
     let mut session = Exec::plain(&space, "deployment/shop").word("-f").word(file.to_str().unwrap()).start("env2", &show);
     assert_eq!(session.wait().code(), Some(0), "{}", session.output());
     let output = session.output();
@@ -175,12 +176,14 @@ fn a_namespace_that_forbids_agents_says_so_and_another_one_may_have_them() {
     let (space, strict) = (Space::new(), Space::new());
     space.shop(1);
     strict.kubectl(&format!("label namespace {} pod-security.kubernetes.io/enforce=restricted", strict.name));
-    let mut session = Exec::plain(&space, "deployment/shop").option(&format!("-a {}", strict.name)).start("fails", &["/bin/true".to_owned()]);
+    let mut session =
+        Exec::plain(&space, "deployment/shop").option(&format!("-a {}", strict.name)).start("fails", &["/bin/true".to_owned()]);
     assert_eq!(session.wait().code(), Some(1), "{}", session.output());
     let output = session.output();
     assert!(output.contains("violates PodSecurity") && output.contains("--agent-namespace"), "{output}");
     strict.kubectl(&format!("label namespace {} pod-security.kubernetes.io/enforce-", strict.name));
-    let mut session = Exec::plain(&space, "deployment/shop").option(&format!("-a {}", strict.name)).start("works", &["/bin/true".to_owned()]);
+    let mut session =
+        Exec::plain(&space, "deployment/shop").option(&format!("-a {}", strict.name)).start("works", &["/bin/true".to_owned()]);
     assert_eq!(session.wait().code(), Some(0), "{}", session.output());
     assert_eq!((agents(&space), agents(&strict)), (0, 1));
 }
@@ -194,6 +197,9 @@ fn what_could_be_a_target_is_listed() {
         mirrord_tests::machine::run(command.arg("ls").args(words.split_whitespace()))
     };
     let all: Vec<String> = serde_json::from_str(&list("")).unwrap();
-    assert!(all.contains(&"deployment/shop".into()) && all.contains(&"service/shop".into()) && all.contains(&"pod/client".into()), "{all:?}");
+    assert!(
+        all.contains(&"deployment/shop".into()) && all.contains(&"service/shop".into()) && all.contains(&"pod/client".into()),
+        "{all:?}"
+    );
     assert_eq!(list("-t deployment -o table").trim(), "deployment/shop  available");
 }
