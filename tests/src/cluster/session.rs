@@ -32,7 +32,7 @@ pub struct Exec<'a> {
 impl<'a> Exec<'a> {
     /// On this target, with no other option; agents are in the same namespace.
     pub fn plain(space: &'a Space, target: &str) -> Self {
-        let options = ["-t", target, "-i", &agent_image()].map(str::to_owned).to_vec();
+        let options = ["-t", target].map(str::to_owned).to_vec();
         Self { space, user: "admin", options }
     }
 
@@ -70,6 +70,7 @@ impl<'a> Exec<'a> {
         let _ = fs::remove_file(&log);
         let mut command = self.space.dev(built().join("mirrord").to_str().unwrap());
         command.env("KUBECONFIG", self.space.kubeconfig(self.user)).env("HOST_ONLY", "of this machine").env("MIRRORD_LOG", "trace");
+        command.env("MIRRORD_AGENT_IMAGE", agent_image());
         command.arg("exec").args(&self.options).arg("--");
         command.args(words.iter().map(|word| word.replace("{log}", log.to_str().unwrap())));
         let output = File::create(&out).unwrap();
