@@ -76,8 +76,7 @@ mod tests {
 
     #[test]
     fn a_neighbours_environment_is_nobodys_business() {
-        let mut settings = Settings::default();
-        settings.process = Some(std::process::id());
+        let settings = Settings { process: Some(std::process::id()), ..Settings::default() };
         let own = fs::metadata("/proc/self/ns/net").unwrap().ino();
         let told = environment(&settings, own, "").unwrap();
         assert_eq!(told.hostname, fs::read_to_string("/proc/sys/kernel/hostname").unwrap().trim());
