@@ -21,7 +21,7 @@ use crate::{
 };
 
 /// How long the session may take to open; compiling large filters on a busy machine is what takes time.
-const OPEN: Duration = Duration::from_secs(60);
+const OPEN: Duration = Duration::from_secs(200);
 /// How long the intproxy may take to end the session in order.
 const CLOSE: Duration = Duration::from_secs(5);
 

@@ -13,8 +13,9 @@ use mirrord_protocol::{
 };
 use tokio::net::UnixStream;
 
-/// An answer that needs no more than the agent's own work (compiling a filter is the longest of it).
-const ANSWER_TIMEOUT: Duration = Duration::from_secs(30);
+/// An answer that needs no more than the agent's own work. Compiling a filter is the longest of it: some 10 s of a processor for one
+/// made with Go, which may not be the only one's. An agent that is gone is noticed by its pings, long before.
+const ANSWER_TIMEOUT: Duration = Duration::from_secs(180);
 /// An agent that does not answer pings for this long (stopped, starved) is given up.
 const PING_EVERY: Duration = Duration::from_secs(5);
 const PING_TIMEOUT: Duration = Duration::from_secs(15);

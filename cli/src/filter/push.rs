@@ -19,7 +19,7 @@ use super::{Failure, args::Push, module};
 use crate::{console, sys};
 
 /// Compiling a large filter on a busy machine is what takes time.
-const PATIENCE: Duration = Duration::from_secs(60);
+const PATIENCE: Duration = Duration::from_secs(200);
 /// Most sessions that are looked at.
 const MOST: usize = 64;
 
