@@ -213,7 +213,7 @@ pub enum Watch {
 /// What is to be done.
 #[derive(Debug)]
 pub enum Task {
-    Exec { flags: Flags, file: Option<PathBuf>, key: Option<String>, watch: Watch },
+    Exec { flags: Box<Flags>, file: Option<PathBuf>, key: Option<String>, watch: Watch },
     Explain(explain::Line),
     Inspect(Box<inspect::Line>, Vec<FilterFlag>),
     Filter(FilterCommand),
@@ -236,7 +236,7 @@ pub fn read(line: impl IntoIterator<Item = OsString>) -> Result<Task, clap::Erro
             let filters = matches.subcommand_matches("exec").map(chain::flags).unwrap_or_default();
             let watch = if exec.filter_watch { Watch::Yes } else { Watch::No };
             let (file, key) = (exec.config_file.clone(), exec.key.clone());
-            Ok(Task::Exec { flags: flags(*exec, filters), file, key, watch })
+            Ok(Task::Exec { flags: Box::new(flags(*exec, filters)), file, key, watch })
         }
         Subcommands::Explain(line) => Ok(Task::Explain(line)),
         Subcommands::Inspect(line) => {
@@ -275,7 +275,7 @@ mod tests {
 
     fn exec(line: &str) -> Flags {
         match read(format!("mirrord exec {line}").split(' ').map(OsString::from)).unwrap() {
-            Task::Exec { flags, .. } => flags,
+            Task::Exec { flags, .. } => *flags,
             other => panic!("not exec: {other:?}"),
         }
     }

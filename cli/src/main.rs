@@ -42,7 +42,7 @@ fn main() -> ExitCode {
             let _ = std::fs::write("/proc/self/comm", "mirrord");
             crate::kube::run()
         }
-        Ok(Task::Exec { flags, file, key, watch }) => end(config(flags, file, key, variable).and_then(|config| exec::exec(config, watch))),
+        Ok(Task::Exec { flags, file, key, watch }) => end(config(*flags, file, key, variable).and_then(|config| exec::exec(config, watch))),
         Ok(Task::Explain(line)) => done(line.resolve(variable).and_then(|explain| explain::explain(&explain))),
         Ok(Task::Inspect(line, filters)) => done(line.resolve(filters, variable).and_then(inspect::inspect)),
         Ok(Task::Ls(line)) => done(crate::kube::list::list(line, mirrord_config::ClusterSettings::default()).map_err(error::Error::Kube)),

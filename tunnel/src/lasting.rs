@@ -336,8 +336,11 @@ async fn greet(carrier: &mut (impl AsyncRead + AsyncWrite + Unpin), hello: Hello
     carrier.read_u64().await
 }
 
+/// Where the task of each stream takes a carrier that comes for it, and what has come at its other end.
+type Places<C> = Rc<RefCell<HashMap<StreamId, mpsc::Sender<(C, u64)>>>>;
+
 /// The end that takes carriers, for all streams of an agent.
-pub struct Streams<C>(Rc<RefCell<HashMap<StreamId, mpsc::Sender<(C, u64)>>>>);
+pub struct Streams<C>(Places<C>);
 
 impl<C> Default for Streams<C> {
     fn default() -> Self {
@@ -402,7 +405,7 @@ impl<C: AsyncRead + AsyncWrite + Unpin> Streams<C> {
 
 /// A stream's place among its agent's.
 struct Known<C> {
-    streams: Rc<RefCell<HashMap<StreamId, mpsc::Sender<(C, u64)>>>>,
+    streams: Places<C>,
     id: StreamId,
 }
 
