@@ -4,12 +4,11 @@ use std::ffi::OsString;
 
 use mirrord_config::{Ambiguous, Config, File, FilterFlag, Flags, Format, Mode, Target};
 
-/// A target is printed as it was written; what is none says what to write instead.
+/// A target is the same one again as it is printed; what is none says what to write instead.
 pub fn target(data: &[u8]) {
     let Ok(text) = std::str::from_utf8(data) else { return };
     match text.parse::<Target>() {
-        Ok(Target::Pid(pid)) => assert_eq!(text.parse(), Ok(Target::Pid(pid))),
-        Ok(target) => assert_eq!(target.to_string(), text),
+        Ok(target) => assert_eq!(target.to_string().parse(), Ok(target)),
         Err(error) => assert!(!error.to_string().is_empty() && !error.help().is_empty()),
     }
 }
