@@ -35,8 +35,11 @@ fn what_a_flood_of_resets_took_is_given_back() {
         push(&stream, &bytes, Duration::from_secs(8));
     }
     let grown = |now: u64| now.saturating_sub(before) as f64 / MIB as f64;
-    println!("peak {:.1} MiB, then {:.1} MiB", grown(agent.peak_memory()), grown(agent.memory()));
-    eventually("its memory is given back", || (agent.memory() < before + 2 * MIB).then_some(()));
+    let peak = agent.peak_memory();
+    println!("peak {:.1} MiB, then {:.1} MiB", grown(peak), grown(agent.memory()));
+    // But for code that has run for the first time, and pages of which a part is in use.
+    let bound = before + (2 * MIB).max(peak.saturating_sub(before) / 10);
+    eventually("its memory is given back", || (agent.memory() < bound).then_some(()));
     println!("in the end {:.1} MiB", grown(agent.memory()));
     assert_eq!(pod.get("/").with(ME).send().who(), "program one");
 }

@@ -133,8 +133,18 @@ impl Lines {
         if self.waiting.load(Relaxed) + size > MAX_WAITING {
             return false;
         }
-        self.waiting.fetch_add(size, Relaxed);
-        self.batches.try_send(Batch { lines: lines.into(), waiting: self.waiting.clone() }).is_ok()
+        self.batches.try_send(self.batch(lines)).is_ok()
+    }
+
+    /// However much waits.
+    async fn send_last(self, lines: Vec<u8>) {
+        // Nobody is there to be told if this fails.
+        let _ = self.batches.send(self.batch(lines)).await;
+    }
+
+    fn batch(&self, lines: Vec<u8>) -> Batch {
+        self.waiting.fetch_add(lines.len(), Relaxed);
+        Batch { lines: lines.into(), waiting: self.waiting.clone() }
     }
 }
 
@@ -159,10 +169,19 @@ impl Inspector {
         inspector
     }
 
-    /// The session has ended: what was seen is sent, and nothing more comes.
+    /// The session has ended: what was seen is sent, and nothing more comes. Within a `LocalSet`, as [`Inspector::start`].
     pub fn end(&self) {
         self.send();
-        self.out.borrow_mut().take();
+        let Some(out) = self.out.borrow_mut().take() else { return };
+        let tally = self.tally.get();
+        if self.told.get() == tally {
+            return;
+        }
+        // The lines did not fit. There is no later batch with the counts: these few bytes wait for room, or for the user's end.
+        if let Ok(mut line) = serde_json::to_vec(&InspectLine::Tally(tally)) {
+            line.push(b'\n');
+            tokio::task::spawn_local(out.send_last(line));
+        }
     }
 
     fn count(&self, change: impl FnOnce(&mut Tally)) {
@@ -463,6 +482,26 @@ mod tests {
                 other => panic!("{other:?}"),
             }
         })
+    }
+
+    #[test]
+    fn what_did_not_fit_at_the_end_is_counted_all_the_same() {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build().unwrap();
+        tokio::task::LocalSet::new().block_on(&runtime, async {
+            let (lines, mut batches) = Lines::new();
+            lines.waiting.store(MAX_WAITING, Relaxed);
+            let inspector = Inspector::start(3, Wanted::default(), lines);
+            inspector.count(|tally| tally.begun += 1);
+            inspector.write(|batch| batch.extend(b"a line"));
+            inspector.end();
+            let last = batches.recv().await.unwrap();
+            let tally = match serde_json::from_slice(&last.lines) {
+                Ok(InspectLine::Tally(tally)) => tally,
+                other => panic!("{other:?}"),
+            };
+            assert_eq!((tally.worker, tally.begun, tally.dropped), (3, 1, 1));
+            assert!(batches.recv().await.is_none());
+        });
     }
 
     #[test]
