@@ -211,6 +211,7 @@ impl App {
     async fn trim(self: Rc<Self>) {
         let (mut peak, mut last) = (0, 0);
         let (mut left, mut last_free) = (process::free_memory(), 0);
+        let mut once_more = false;
         loop {
             tokio::time::sleep(TRIM_CHECK).await;
             let open: u64 = self.counters.iter().map(|counters| counters.open()).sum();
@@ -219,10 +220,13 @@ impl App {
             left = left.min(free);
             // Once no more go: those that go after it would keep theirs.
             let many_went = peak - open >= TRIM_AFTER && open >= last;
-            if many_went || (free >= left + TRIM_FREE && free <= last_free) {
+            let is_due = many_went || (free >= left + TRIM_FREE && free <= last_free);
+            // What a worker gave up while the last one ran, that one has passed over, and counted as what has to be left.
+            if is_due || once_more {
                 peak = open;
                 let _ = tokio::task::spawn_blocking(process::trim).await;
                 left = process::free_memory();
+                once_more = is_due;
             }
             (last, last_free) = (open, free);
         }
