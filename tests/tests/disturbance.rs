@@ -305,7 +305,17 @@ fn who_had_a_connection_when_agent_and_guard_died_is_served_from_its_port_again(
     println!("{kept}");
     let served: Vec<_> = (1100..1105).map(|port| (port, from_port(&pod, port))).collect();
     println!("{:?} after the kill: {served:?}", killed.elapsed());
-    assert!(served.iter().all(|(_, answer)| *answer == Ok("pod".into())), "{served:?}");
+    let is_served = |answer: &Result<String, String>| *answer == Ok("pod".into());
+    let (interrupted, ended) = served.split_last().unwrap();
+    assert!(ended.iter().all(|(_, answer)| is_served(answer)), "{served:?}");
+    // What the dying agent's machine reset, as it had not read all of it, the kernel goes on translating for that one port of the
+    // client's (conntrack's state CLOSE, 10 s): nobody is left who could tell it otherwise.
+    if !is_served(&interrupted.1) {
+        assert!(interrupted.1.as_ref().is_err_and(|why| why.contains("refused")) && kept.contains("CLOSE"), "{served:?}");
+        thread::sleep(Duration::from_secs(11));
+        let later = from_port(&pod, interrupted.0);
+        assert!(is_served(&later), "{later:?} {:?} after the kill", killed.elapsed());
+    }
 }
 
 fn from_port(pod: &Pod, port: u16) -> Result<String, String> {
