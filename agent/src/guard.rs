@@ -7,7 +7,7 @@
 //! If the pipe closes, or the process ends, or the thread that has started the guard, without "clean", everything listed is
 //! undone. All of it is worked out beforehand, so that nothing needs to be looked up when it counts.
 
-use crate::{control::socket::remove_folder, redirect::transparent};
+use crate::{folder, redirect::transparent};
 use serde::{Deserialize, Serialize};
 use std::{
     ffi::OsString,
@@ -191,7 +191,7 @@ impl Undo {
             }
         }
         for path in &self.remove_folders {
-            remove_folder(path);
+            folder::remove(path);
         }
         let mut refused = finish(urgent);
         for nth in 1..inputs {

@@ -11,6 +11,7 @@ pub mod admin;
 pub mod app;
 pub mod control;
 pub mod counters;
+mod folder;
 pub mod gateway;
 pub mod guard;
 pub mod netns;

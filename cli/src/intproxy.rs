@@ -1,11 +1,7 @@
-//! The session's intproxy: this same program, run as `mirrord intproxy`. Settings go in as one line, reports come out as lines, and
-//! the pipe that the settings came through is its lifeline: however we end, the kernel closes it and the intproxy ends the session.
+//! The session's intproxy: this same program, run as `mirrord intproxy`. However we end, it ends the session.
 
 use std::{
-    io::{self, Write},
-    os::unix::process::CommandExt,
-    process::{Child, ChildStdin, ChildStdout, Command, Stdio},
-    thread,
+    io,
     time::{Duration, Instant},
 };
 
@@ -13,12 +9,7 @@ use mirrord_intproxy::settings::{Report, Settings};
 use mirrord_protocol::control::ErrorReply;
 use thiserror::Error;
 
-use crate::{
-    console,
-    lines::{Line, Lines},
-    privileges::Capabilities,
-    process,
-};
+use crate::{console, helper::Helper, lines::Line};
 
 /// How long the session may take to open; compiling large filters on a busy machine is what takes time.
 const OPEN: Duration = Duration::from_secs(200);
@@ -51,27 +42,13 @@ impl IntproxyError {
 
 /// A running intproxy whose session is open.
 #[derive(Debug)]
-pub struct Intproxy {
-    child: Child,
-    /// Its end of the pipe is the intproxy's standard input.
-    lifeline: Option<ChildStdin>,
-    reports: Lines<ChildStdout>,
-    reaped: bool,
-}
+pub struct Intproxy(Helper);
 
 impl Intproxy {
     /// Starts it and waits for the session; also gives the value of the layer's variable.
     pub fn start(settings: &Settings) -> Result<(Self, String), IntproxyError> {
-        // The file that is running, even if another one has been put at its path since.
-        let mut command = Command::new("/proc/self/exe");
-        command.arg0("mirrord").arg("intproxy").stdin(Stdio::piped()).stdout(Stdio::piped());
-        process::prepare_helper(&mut command, Capabilities::default());
-        let mut child = command.spawn().map_err(IntproxyError::Spawn)?;
-        let (Some(lifeline), Some(stdout)) = (child.stdin.take(), child.stdout.take()) else { return Err(IntproxyError::Ended) };
-        let reports = Lines::new(stdout).map_err(IntproxyError::Spawn)?;
-        let mut intproxy = Self { child, lifeline: Some(lifeline), reports, reaped: false };
-        let opened = intproxy.open(settings);
-        match opened {
+        let mut intproxy = Self(Helper::start("intproxy", settings).map_err(IntproxyError::Spawn)?);
+        match intproxy.open() {
             Ok(address) => Ok((intproxy, address)),
             Err(error) => {
                 intproxy.close();
@@ -80,14 +57,10 @@ impl Intproxy {
         }
     }
 
-    fn open(&mut self, settings: &Settings) -> Result<String, IntproxyError> {
-        let mut line = serde_json::to_vec(settings).map_err(|error| IntproxyError::Spawn(error.into()))?;
-        line.push(b'\n');
-        // An intproxy that has ended says why on its output, if it could.
-        let _ = self.lifeline.as_mut().map(|lifeline| lifeline.write_all(&line));
+    fn open(&mut self) -> Result<String, IntproxyError> {
         let deadline = Instant::now() + OPEN;
         loop {
-            match self.reports.wait(deadline) {
+            match self.0.wait(deadline) {
                 Line::Text(line) => match serde_json::from_str(&line) {
                     Ok(Report::Ready { layer_address }) => return Ok(layer_address),
                     Ok(Report::Failed(reply) | Report::Lost(reply)) => return Err(IntproxyError::Failed(reply)),
@@ -102,22 +75,22 @@ impl Intproxy {
     }
 
     pub fn pid(&self) -> i32 {
-        self.child.id() as i32
+        self.0.pid()
     }
 
     /// It has ended, and its number is another's from now on.
     pub fn set_reaped(&mut self) {
-        self.reaped = true;
+        self.0.set_reaped();
     }
 
     /// Its output, until that ends.
     pub fn fd(&self) -> Option<i32> {
-        self.reports.fd()
+        self.0.fd()
     }
 
     /// Shows what it has for the user. If it has lost the session it says why.
     pub fn read_reports(&mut self) -> Option<ErrorReply> {
-        while let Line::Text(line) = self.reports.next() {
+        while let Line::Text(line) = self.0.next() {
             match serde_json::from_str(&line) {
                 Ok(Report::Notice { level, message }) => console::notice(level, &message),
                 Ok(Report::Lost(reply) | Report::Failed(reply)) => return Some(reply),
@@ -129,21 +102,13 @@ impl Intproxy {
 
     /// Ends the session: the intproxy gets the time to do it in order, and its last words are heard.
     pub fn close(mut self) {
-        drop(self.lifeline.take());
+        self.0.let_go();
         let deadline = Instant::now() + CLOSE;
-        while let Line::Text(line) = self.reports.wait(deadline) {
+        while let Line::Text(line) = self.0.wait(deadline) {
             if let Ok(Report::Notice { level, message }) = serde_json::from_str(&line) {
                 console::notice(level, &message);
             }
         }
-        // Its output ends a moment before it does.
-        while !self.reaped && matches!(self.child.try_wait(), Ok(None)) {
-            if Instant::now() >= deadline {
-                let _ = self.child.kill();
-                let _ = self.child.wait();
-                return;
-            }
-            thread::sleep(Duration::from_millis(1));
-        }
+        self.0.end(deadline);
     }
 }

@@ -11,6 +11,7 @@ mod exec;
 mod explain;
 mod files;
 mod filter;
+mod helper;
 mod inspect;
 mod intproxy;
 mod kube;

@@ -14,8 +14,8 @@ mod registry;
 
 use std::{
     collections::HashMap,
-    io::{self, Read},
-    os::{linux::net::SocketAddrExt, unix::net},
+    io,
+    os::unix::net,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::Duration,
 };
@@ -28,6 +28,7 @@ use tokio::{
 
 pub use self::registry::{OriginGuard, Registry};
 use self::{connection::Connection, ports::Ports};
+use crate::private;
 
 /// Most connections of layers at a time, each process has one or two; and most that have not yet shown their token, for each user.
 const MAX_CONNECTIONS: usize = 4096;
@@ -66,9 +67,8 @@ pub struct Layers {
 impl Layers {
     /// Binds an abstract unix socket with a random name; makes a random token.
     pub fn bind() -> io::Result<Layers> {
-        let (name, token) = (format!("mirrord-{}", random_word()?), random_word()?);
-        let listener = net::UnixListener::bind_addr(&net::SocketAddr::from_abstract_name(&name)?)?;
-        listener.set_nonblocking(true)?;
+        let (name, token) = (format!("mirrord-{}", private::word()?), private::word()?);
+        let listener = private::listener(&name)?;
         Ok(Layers { listener, name, token, registry: Registry::default() })
     }
 
@@ -155,12 +155,6 @@ fn admit(stream: &tokio::net::UnixStream, unknown: &Unknown) -> Option<Visit> {
     }
     *count += 1;
     Some(Visit(unknown.clone(), uid))
-}
-
-fn random_word() -> io::Result<String> {
-    let mut bytes = [0; 16];
-    std::fs::File::open("/dev/urandom")?.read_exact(&mut bytes)?;
-    Ok(bytes.iter().map(|byte| format!("{byte:02x}")).collect())
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {

@@ -9,6 +9,7 @@ pub mod ask;
 mod delivery;
 pub mod layers;
 mod passing;
+pub mod private;
 pub mod push;
 pub mod records;
 mod session;

@@ -8,7 +8,7 @@
 //! The socket is abstract and so leaves nothing behind; its name says whose it is and the process id of the command line, and
 //! `/proc/net/unix` lists it. Anybody could connect to it, or take such a name: each end asks the kernel who the other one is.
 
-use std::{io, os::linux::net::SocketAddrExt, os::unix::net, path::Path, rc::Rc, time::Duration};
+use std::{io, path::Path, rc::Rc, time::Duration};
 
 use mirrord_protocol::{
     control::{ErrorReply, FilterKind, Level},
@@ -25,6 +25,7 @@ use tokio::{
 use crate::{
     agent::failure,
     agents::{Agents, Place},
+    private,
     settings::Report,
 };
 
@@ -135,15 +136,12 @@ impl Pushes {
 fn bind(pid: u32) -> io::Result<(UnixListener, u32)> {
     // The kernel's word for who we are, as visitors get it.
     let user = UnixStream::pair()?.0.peer_cred()?.uid();
-    let listener = net::UnixListener::bind_addr(&net::SocketAddr::from_abstract_name(name(user, pid))?)?;
-    listener.set_nonblocking(true)?;
-    Ok((UnixListener::from_std(listener)?, user))
+    Ok((UnixListener::from_std(private::listener(&name(user, pid))?)?, user))
 }
 
 impl Shared {
     async fn visit(&self, stream: UnixStream, report: impl Fn(Report)) {
-        // Root may do what the user may.
-        if !stream.peer_cred().is_ok_and(|peer| peer.uid() == self.user || peer.uid() == 0) {
+        if !private::is_users(&stream, self.user) {
             return;
         }
         let (read, mut write) = stream.into_split();

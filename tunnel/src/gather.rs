@@ -115,15 +115,10 @@ impl<T: AsyncRead + AsyncWrite + Unpin> AsyncWrite for Gathered<T> {
 
 #[cfg(test)]
 mod tests {
-    use std::{
-        sync::{
-            Arc,
-            atomic::{AtomicUsize, Ordering},
-        },
-        task::{Wake, Waker},
-    };
+    use std::{sync::Arc, task::Waker};
 
     use super::*;
+    use crate::tests::Wakes;
 
     /// Takes nothing at first, and all the next time.
     #[derive(Default)]
@@ -147,15 +142,6 @@ mod tests {
         }
     }
 
-    #[derive(Default)]
-    struct Wakes(AtomicUsize);
-
-    impl Wake for Wakes {
-        fn wake(self: Arc<Self>) {
-            self.0.fetch_add(1, Ordering::Relaxed);
-        }
-    }
-
     #[test]
     fn a_writer_that_had_to_wait_comes_again_when_all_went_out_just_after() {
         let wakes = Arc::new(Wakes::default());
@@ -165,8 +151,8 @@ mod tests {
         assert!(Pin::new(&mut writer).poll_write(&mut cx, &vec![0; HIGH_WATER]).is_ready());
         assert!(Pin::new(&mut writer).poll_write(&mut cx, b"more").is_pending());
         assert!(flusher.flush_now(&mut cx).is_ready(), "there is room by now: the transport wakes nobody");
-        assert_eq!(wakes.0.load(Ordering::Relaxed), 1);
+        assert_eq!(wakes.count(), 1);
         assert!(Pin::new(&mut writer).poll_write(&mut cx, b"more").is_ready() && flusher.flush_now(&mut cx).is_ready());
-        assert_eq!(wakes.0.load(Ordering::Relaxed), 1, "and only then");
+        assert_eq!(wakes.count(), 1, "and only then");
     }
 }

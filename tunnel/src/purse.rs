@@ -170,24 +170,10 @@ impl Buf for Outgoing {
 
 #[cfg(test)]
 mod tests {
-    use std::{
-        sync::{
-            Arc,
-            atomic::{AtomicUsize, Ordering},
-        },
-        task::Wake,
-    };
+    use std::sync::Arc;
 
     use super::*;
-
-    #[derive(Default)]
-    struct Wakes(AtomicUsize);
-
-    impl Wake for Wakes {
-        fn wake(self: Arc<Self>) {
-            self.0.fetch_add(1, Ordering::Relaxed);
-        }
-    }
+    use crate::tests::Wakes;
 
     #[test]
     fn who_waits_is_woken_once_there_is_room_and_counts_no_more_when_gone() {
@@ -204,9 +190,9 @@ mod tests {
         assert_eq!(purse.0.waiting.borrow().len(), 2, "each once");
         drop(other);
         drop(more);
-        assert_eq!(wakes.0.load(Ordering::Relaxed), 0, "more than half is still held");
+        assert_eq!(wakes.count(), 0, "more than half is still held");
         held.set(50);
-        assert_eq!(wakes.0.load(Ordering::Relaxed), 1, "who is there no more is not woken");
+        assert_eq!(wakes.count(), 1, "who is there no more is not woken");
         assert!(one.poll_room(&cx).is_ready());
         drop(held);
         assert_eq!(purse.0.held.get(), 0);

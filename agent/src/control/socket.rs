@@ -10,7 +10,7 @@ use std::{
 use mirrord_protocol::control::ErrorReply;
 use tokio::net::{UnixListener, UnixStream};
 
-use crate::app::failure;
+use crate::{app::failure, folder};
 
 /// The socket and its file, which goes with it.
 pub struct ControlSocket {
@@ -49,7 +49,7 @@ impl ControlSocket {
         }
         remove_file(&self.path);
         if let Some(folder) = self.path.parent() {
-            remove_folder(folder);
+            folder::remove(folder);
         }
     }
 }
@@ -60,42 +60,10 @@ impl Drop for ControlSocket {
     }
 }
 
-/// Removes the sockets' folder if nothing is in it and nobody is just starting an agent there: whoever does holds a lock on the folder
-/// until the agent's socket is in it (`cli/src/agent.rs`), and that agent removes it in its turn.
-pub fn remove_folder(path: &Path) {
-    if let Ok(folder) = std::fs::File::open(path)
-        && folder.try_lock().is_ok()
-    {
-        let _ = std::fs::remove_dir(path);
-    }
-}
-
 fn remove_file(path: &Path) {
     if let Err(error) = std::fs::remove_file(path)
         && error.kind() != io::ErrorKind::NotFound
     {
         tracing::warn!(%error, path = %path.display(), "cannot remove the control socket");
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_folder_stays_while_somebody_starts_an_agent_in_it() {
-        let path = std::env::temp_dir().join(format!("mirrord-folder-{}", std::process::id()));
-        std::fs::create_dir(&path).unwrap();
-        let starting = std::fs::File::open(&path).unwrap();
-        starting.lock().unwrap();
-        remove_folder(&path);
-        assert!(path.exists(), "an agent is being started in it");
-        drop(starting);
-        std::fs::write(path.join("agent-1.sock"), "").unwrap();
-        remove_folder(&path);
-        assert!(path.exists(), "another agent is in it");
-        std::fs::remove_file(path.join("agent-1.sock")).unwrap();
-        remove_folder(&path);
-        assert!(!path.exists());
     }
 }

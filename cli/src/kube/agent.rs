@@ -4,6 +4,7 @@
 use std::{
     collections::BTreeSet,
     path::Path,
+    sync::Arc,
     time::{Duration, Instant},
 };
 
@@ -18,6 +19,7 @@ use kube::{
 use mirrord_config::{ClusterTarget, kube::Agent as Settings};
 use mirrord_intproxy::ask;
 use mirrord_protocol::control::Owner;
+use tokio_rustls::rustls::ClientConfig;
 
 use super::{
     bridge::{Bridge, Way},
@@ -147,6 +149,7 @@ impl Maker<'_> {
         let pods = Api::<KubePod>::namespaced(self.client.clone(), self.namespace);
         let started = Instant::now();
         let mut state = "nothing".to_owned();
+        let mut tls = None;
         loop {
             let list = pods.list(&ListParams::default().labels(&format!("job-name={name}"))).await;
             let list = list.map_err(|error| Wait::Failed(KubeError::api(format!("list pods in {}", self.namespace), error)))?;
@@ -156,7 +159,7 @@ impl Maker<'_> {
             };
             let now = match seen {
                 Seen::Waits(now) => now,
-                Seen::Runs(pod) => match self.dial(&pods, &pod, keys).await {
+                Seen::Runs(pod) => match self.dial(&pods, &pod, keys, &mut tls).await {
                     Ok(bridge) => return Ok((bridge, pod)),
                     Err(now) => now,
                 },
@@ -210,14 +213,21 @@ impl Maker<'_> {
         }
     }
 
-    /// Asks the agent whether it is ready; the error is what is seen meanwhile.
-    async fn dial(&self, pods: &Api<KubePod>, pod: &str, keys: &str) -> Result<Bridge, String> {
-        let secrets = Api::<Secret>::namespaced(self.client.clone(), self.namespace);
-        let secret = secrets.get(keys).await.map_err(|error| KubeError::api("get the Secret with its keys", error).to_string())?;
-        let tls = keys::session(&secret.data.unwrap_or_default()).map_err(|error| error.to_string())?;
+    /// Asks the agent whether it is ready; the error is what is seen meanwhile. `tls`: from its Secret, which is read once.
+    async fn dial(&self, pods: &Api<KubePod>, pod: &str, keys: &str, tls: &mut Option<Arc<ClientConfig>>) -> Result<Bridge, String> {
+        let tls = match tls {
+            Some(tls) => tls.clone(),
+            None => tls.insert(self.keys(keys).await.map_err(|error| error.to_string())?).clone(),
+        };
         let way = Way { pods: pods.clone(), pod: pod.to_owned(), port: PORT, tls };
         let bridge = Bridge::open(way).map_err(|error| error.to_string())?;
         ready(bridge.path()).await.map(|()| bridge)
+    }
+
+    async fn keys(&self, name: &str) -> Result<Arc<ClientConfig>, KubeError> {
+        let secrets = Api::<Secret>::namespaced(self.client.clone(), self.namespace);
+        let secret = secrets.get(name).await.map_err(|error| KubeError::api("get the Secret with its keys", error))?;
+        keys::session(&secret.data.unwrap_or_default())
     }
 }
 

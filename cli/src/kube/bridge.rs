@@ -3,10 +3,6 @@
 
 use std::{
     io,
-    os::{
-        linux::net::SocketAddrExt,
-        unix::net::{SocketAddr, UnixListener as StdListener},
-    },
     path::{Path, PathBuf},
     rc::Rc,
     sync::Arc,
@@ -15,6 +11,7 @@ use std::{
 
 use k8s_openapi::api::core::v1::Pod as KubePod;
 use kube::{Api, api::Portforwarder};
+use mirrord_intproxy::private;
 use mirrord_tunnel::lasting;
 use tokio::{
     io::DuplexStream,
@@ -82,22 +79,9 @@ impl Drop for Bridge {
 
 /// An abstract socket, which leaves nothing behind, with a name that nobody guesses.
 pub fn private(name: &str) -> io::Result<(UnixListener, PathBuf)> {
-    let name = format!("{name}-{}", hex(&random()?));
-    let listener = StdListener::bind_addr(&SocketAddr::from_abstract_name(&name)?)?;
-    listener.set_nonblocking(true)?;
-    Ok((UnixListener::from_std(listener)?, PathBuf::from(format!("\0{name}"))))
-}
-
-/// What nobody guesses.
-pub fn random() -> io::Result<[u8; 16]> {
-    use std::io::Read;
-    let mut bytes = [0; 16];
-    std::fs::File::open("/dev/urandom")?.read_exact(&mut bytes)?;
-    Ok(bytes)
-}
-
-pub fn hex(bytes: &[u8]) -> String {
-    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+    let name = format!("{name}-{}", private::word()?);
+    let listener = UnixListener::from_std(private::listener(&name)?)?;
+    Ok((listener, PathBuf::from(format!("\0{name}"))))
 }
 
 async fn serve(listener: UnixListener, way: Rc<Way>) {
@@ -119,12 +103,11 @@ async fn serve(listener: UnixListener, way: Rc<Way>) {
 
 /// An abstract socket has no mode: whoever is another user is sent away here.
 pub fn is_ours(socket: &UnixStream) -> bool {
-    let own = crate::sys::identity().effective_user;
-    socket.peer_cred().is_ok_and(|peer| peer.uid() == own || peer.uid() == 0)
+    private::is_users(socket, crate::sys::identity().effective_user)
 }
 
 async fn carry(socket: UnixStream, way: Rc<Way>) {
-    let Ok(id) = random() else { return };
+    let Ok(id) = private::random() else { return };
     if let Err(error) = lasting::dial(socket.into_split(), id, PATIENCE, async || way.connect().await).await {
         crate::kube::process::trace(&format_args!("a connection to the agent in {} has ended: {error}", way.pod));
     }

@@ -13,6 +13,8 @@ use super::error::{KubeError, chain};
 /// A client, and the namespace that counts where none is named.
 pub async fn connect(settings: &Kube) -> Result<(Client, String), KubeError> {
     let bad = |error: &dyn std::error::Error| KubeError::Config(chain(error));
+    // The client takes what the process has; it has one already if this is called twice.
+    let _ = Arc::unwrap_or_clone(provider()).install_default();
     let options = KubeConfigOptions { context: settings.context.clone(), ..KubeConfigOptions::default() };
     let mut config = match &settings.kubeconfig {
         Some(paths) => {

@@ -13,7 +13,7 @@ use k8s_openapi::{
 };
 use kube::{
     Api, Client, Resource, ResourceExt,
-    api::{ApiResource, DynamicObject, GroupVersionKind, ListParams},
+    api::{DynamicObject, ListParams},
 };
 use mirrord_config::{ClusterFlags, ClusterSettings, Kind, kube::Kube};
 use serde::{Serialize, de::DeserializeOwned};
@@ -66,7 +66,6 @@ struct Rich {
 pub fn list(line: Line, settings: ClusterSettings) -> Result<(), KubeError> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
     let runtime = runtime.map_err(|error| KubeError::Unreachable(error.to_string()))?;
-    let _ = tokio_rustls::rustls::crypto::ring::default_provider().install_default();
     runtime.block_on(Box::pin(async {
         let kinds = kinds(&line.target_type)?;
         let flags = ClusterFlags { namespace: line.namespace, context: line.context, ..ClusterFlags::default() };
@@ -190,9 +189,8 @@ impl Look<'_> {
 
     /// Argo's; without Argo, or the right to see them, there are none.
     async fn rollouts(&self) -> Vec<Target> {
-        let kind = ApiResource::from_gvk(&GroupVersionKind::gvk("argoproj.io", "v1alpha1", "Rollout"));
-        let api = Api::<DynamicObject>::namespaced_with(self.client.clone(), self.namespace, &kind);
-        let listed = api.list(&ListParams::default()).await.map(|list| list.items).unwrap_or_default();
+        let listed =
+            pods::rollouts(self.client, self.namespace).list(&ListParams::default()).await.map(|list| list.items).unwrap_or_default();
         let target = |one: &DynamicObject| Target {
             path: format!("rollout/{}", one.name_any()),
             available: one.data["status"]["availableReplicas"].as_i64().unwrap_or(0) > 0,

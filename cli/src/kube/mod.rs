@@ -1,5 +1,5 @@
 //! Targets in a cluster: the only place that knows Kubernetes. All of it runs in a process of its own (`mirrord cluster`, see
-//! [`process`]), so that what a kubeconfig may start (login programs) and what its connections need is no part of the program's session.
+//! [`process`]; [`cluster`] starts it), so that what a kubeconfig may start (login programs) and what its connections need is no part of the program's session.
 //!
 //! ```text
 //! exec ──Settings──► cluster: client → target's pods → agent for each (Job, keys in a Secret) → bridge
@@ -16,6 +16,7 @@
 mod agent;
 mod bridge;
 mod client;
+mod cluster;
 mod error;
 mod keys;
 pub mod list;
@@ -24,5 +25,6 @@ mod pods;
 mod process;
 pub mod rbac;
 
+pub use cluster::{Cluster, ClusterError};
 pub use error::KubeError;
-pub use process::{Cluster, ClusterError, Settings, run};
+pub use process::{Settings, run};

@@ -117,9 +117,7 @@ impl Look<'_> {
 
     /// Argo's, of which only the selector is of interest; it may be that of a deployment.
     async fn rollout(&self) -> Result<Option<LabelSelector>, KubeError> {
-        let kind = ApiResource::from_gvk(&GroupVersionKind::gvk("argoproj.io", "v1alpha1", "Rollout"));
-        let api = Api::<DynamicObject>::namespaced_with(self.client.clone(), self.namespace, &kind);
-        let rollout = self.there("rollout", api.get_opt(self.name).await)?;
+        let rollout = self.there("rollout", rollouts(self.client, self.namespace).get_opt(self.name).await)?;
         let spec = &rollout.data["spec"];
         if let Some(name) = spec["workloadRef"]["name"].as_str() {
             let look = Look { name, ..*self };
@@ -138,6 +136,12 @@ impl Look<'_> {
         let newest = jobs.items.into_iter().filter(owned).max_by_key(|job| job.metadata.creation_timestamp.clone());
         newest.ok_or_else(|| KubeError::NoPod { target: format!("cronjob/{}", self.name), why: "none of its jobs is there".into() })
     }
+}
+
+/// Argo's rollouts, of which this program knows no types.
+pub fn rollouts(client: &Client, namespace: &str) -> Api<DynamicObject> {
+    let kind = ApiResource::from_gvk(&GroupVersionKind::gvk("argoproj.io", "v1alpha1", "Rollout"));
+    Api::namespaced_with(client.clone(), namespace, &kind)
 }
 
 /// As the API reads it in a query.

@@ -10,11 +10,10 @@ use std::{
     cell::RefCell,
     collections::{BTreeMap, BTreeSet},
     io::{self, BufRead, Read, Write},
-    os::{fd::AsFd, unix::process::CommandExt},
+    os::fd::AsFd,
     path::PathBuf,
-    process::{Child, ChildStdin, ChildStdout, Command, ExitCode, Stdio},
+    process::ExitCode,
     rc::Rc,
-    thread,
     time::{Duration, Instant},
 };
 
@@ -23,7 +22,6 @@ use mirrord_config::{ClusterSettings, ClusterTarget, Target};
 use mirrord_intproxy::{agents::Change, ask};
 use mirrord_protocol::control::{Environment, ErrorReply, Level, Owner};
 use serde::{Deserialize, Serialize};
-use thiserror::Error;
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::{UnixListener, UnixStream, unix::pipe},
@@ -37,12 +35,7 @@ use super::{
     manifest::Pod,
     pods::{self, Which},
 };
-use crate::{
-    console,
-    lines::{Line, Lines},
-    privileges::Capabilities,
-    process,
-};
+use crate::console;
 
 /// How often it is looked at which pods there are.
 const FOLLOW: Duration = Duration::from_millis(500);
@@ -50,8 +43,6 @@ const FOLLOW: Duration = Duration::from_millis(500);
 const AGAIN: Duration = Duration::from_secs(10);
 /// The bridge to an agent that is left stays until the session there has been ended.
 const LEFT: Duration = Duration::from_secs(10);
-/// How long it may take to end.
-const CLOSE: Duration = Duration::from_secs(5);
 /// Longest settings line, bytes.
 const MAX_SETTINGS: u64 = 1 << 20;
 
@@ -69,7 +60,7 @@ pub struct Settings {
 /// A line of what is told.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
-enum Report {
+pub enum Report {
     /// What is being done.
     Step(String),
     Notice {
@@ -143,8 +134,6 @@ fn start() -> Result<(), ErrorReply> {
     io::stdin().lock().take(MAX_SETTINGS).read_until(b'\n', &mut line).map_err(|error| internal(&error))?;
     let settings: Settings = serde_json::from_slice(&line).map_err(|error| internal(&error))?;
     let Ok(Target::Cluster(target)) = settings.target.parse() else { return Err(internal(&"no target of a cluster")) };
-    // Both rings of keys are in the dependencies of some programs; here is one, and it is said which.
-    let _ = tokio_rustls::rustls::crypto::ring::default_provider().install_default();
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(|error| internal(&error))?;
     let tasks = tokio::task::LocalSet::new();
     tasks.block_on(&runtime, async {
@@ -395,100 +384,4 @@ async fn feed(mut socket: UnixStream, mut told: watch::Receiver<Vec<PathBuf>>) -
 async fn hung_up(socket: &mut UnixStream) {
     let mut byte = [0];
     while socket.read(&mut byte).await.is_ok_and(|read| read > 0) {}
-}
-
-/// Why there are no agents.
-#[derive(Debug, Error)]
-pub enum ClusterError {
-    #[error("the connection to the cluster cannot be started: {0}")]
-    Spawn(io::Error),
-    #[error("{}", .0.error)]
-    Failed(ErrorReply),
-    #[error("the connection to the cluster ended before the agents were ready")]
-    Ended,
-}
-
-impl ClusterError {
-    /// The next step.
-    pub fn help(&self) -> &str {
-        match self {
-            Self::Failed(reply) => &reply.help,
-            Self::Spawn(_) | Self::Ended => "run the command again",
-        }
-    }
-}
-
-/// That process, as whoever started it sees it; dropping this ends it.
-#[derive(Debug)]
-pub struct Cluster {
-    child: Child,
-    lifeline: Option<ChildStdin>,
-    reports: Lines<ChildStdout>,
-}
-
-impl Cluster {
-    /// Starts it and waits until the agents are ready.
-    pub fn start(settings: &Settings) -> Result<(Self, Ready), ClusterError> {
-        let mut command = Command::new("/proc/self/exe");
-        command.arg0("mirrord").arg("cluster").stdin(Stdio::piped()).stdout(Stdio::piped());
-        process::prepare_helper(&mut command, Capabilities::default());
-        let mut child = command.spawn().map_err(ClusterError::Spawn)?;
-        let (Some(lifeline), Some(stdout)) = (child.stdin.take(), child.stdout.take()) else { return Err(ClusterError::Ended) };
-        let reports = Lines::new(stdout).map_err(ClusterError::Spawn)?;
-        let mut cluster = Self { child, lifeline: Some(lifeline), reports };
-        let mut line = serde_json::to_vec(settings).map_err(|error| ClusterError::Spawn(error.into()))?;
-        line.push(b'\n');
-        // If it has ended it says why on its output, if it could.
-        let _ = cluster.lifeline.as_mut().map(|lifeline| lifeline.write_all(&line));
-        loop {
-            // It has time-outs of its own, which say what for.
-            match cluster.reports.wait(Instant::now() + Duration::from_secs(3600)) {
-                Line::Text(line) => match serde_json::from_str(&line) {
-                    Ok(Report::Ready(ready)) => return Ok((cluster, ready)),
-                    Ok(Report::Failed(reply)) => return Err(ClusterError::Failed(reply)),
-                    Ok(told) => show(told),
-                    Err(_) => {}
-                },
-                Line::NotYet => {}
-                Line::End => return Err(ClusterError::Ended),
-            }
-        }
-    }
-
-    pub fn fd(&self) -> Option<i32> {
-        self.reports.fd()
-    }
-
-    /// Shows what it has for the user.
-    pub fn read_reports(&mut self) {
-        while let Line::Text(line) = self.reports.next() {
-            if let Ok(told) = serde_json::from_str(&line) {
-                show(told);
-            }
-        }
-    }
-}
-
-fn show(told: Report) {
-    match told {
-        Report::Step(what) => console::progress(&what),
-        Report::Notice { level, message } => console::notice(level, &message),
-        Report::Failed(reply) => console::notice(Level::Warn, &reply.error),
-        Report::Ready(_) => {}
-    }
-}
-
-impl Drop for Cluster {
-    fn drop(&mut self) {
-        drop(self.lifeline.take());
-        let deadline = Instant::now() + CLOSE;
-        while matches!(self.child.try_wait(), Ok(None)) {
-            if Instant::now() >= deadline {
-                let _ = self.child.kill();
-                let _ = self.child.wait();
-                return;
-            }
-            thread::sleep(Duration::from_millis(1));
-        }
-    }
 }
