@@ -7,7 +7,10 @@
 //! If the pipe closes, or the process ends, or the thread that has started the guard, without "clean", everything listed is
 //! undone. All of it is worked out beforehand, so that nothing needs to be looked up when it counts.
 
-use crate::{folder, redirect::transparent};
+use crate::{
+    folder,
+    redirect::{sysctls, transparent},
+};
 use serde::{Deserialize, Serialize};
 use std::{
     ffi::OsString,
@@ -33,8 +36,8 @@ pub struct Undo {
     pub commands: Vec<UndoCommand>,
     /// The mark whose routing is to be removed.
     pub routing_mark: u32,
-    /// To be set as they were.
-    pub sysctls: Vec<transparent::Sysctl>,
+    /// Names and values to be set at last, when the agent's connections are closed.
+    pub sysctls: Vec<(String, String)>,
     /// Removed if they are still the same files: another agent may have made new ones meanwhile.
     pub remove_files: Vec<FileIdentity>,
     /// Removed if empty.
@@ -172,6 +175,9 @@ fn watch() -> io::Result<()> {
     }
     if word.trim_end() != CLEAN {
         undo.carry_out();
+        // How long broken connections are remembered must be as the agent wanted it until the last of them is broken.
+        let _ = wait_readable(&[agent.as_raw_fd()], Some(Duration::from_secs(1)));
+        undo.restore_sysctls()?;
     }
     Ok(())
 }
@@ -184,7 +190,7 @@ impl Undo {
         }
         let inputs: usize = self.commands.iter().map(|command| command.inputs.len()).max().unwrap_or(0);
         let urgent = self.start(0);
-        let _ = transparent::undo(self.routing_mark, &self.sysctls);
+        let _ = transparent::remove_routing(self.routing_mark);
         for file in &self.remove_files {
             if FileIdentity::of(&file.path).is_ok_and(|found| found == *file) {
                 let _ = fs::remove_file(&file.path);
@@ -203,6 +209,10 @@ impl Undo {
             std::thread::sleep(Duration::from_millis(50));
             finish(refused.into_iter().map(|(command, input)| Started { command, input, child: command.start(input) }).collect());
         }
+    }
+
+    pub fn restore_sysctls(&self) -> io::Result<()> {
+        sysctls::put(self.sysctls.iter().map(|(name, value)| (name.as_str(), value.as_str())))
     }
 
     /// Starts all commands with their nth input.

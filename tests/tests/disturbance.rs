@@ -240,12 +240,7 @@ fn agent_and_guard_killed_at_once_give_the_pod_back_within_1200_ms_and_the_next_
     let late = |failure: &&Failure| failure.connected > killed_at + Duration::from_millis(1200);
     let report = others.stop();
     let late: Vec<_> = report.failures.iter().filter(late).collect();
-    // A connection that the agent's death has reset keeps its place in the kernel's table for ten seconds, with where it had been
-    // redirected to. Who comes from its very port meanwhile is refused: one of 55,000 ports, for each connection that broke.
-    assert!(
-        late.len() <= 5 && late.iter().all(|failure| failure.what.contains("refused")),
-        "with the agent killed at {killed_at:?}: {late:#?}"
-    );
+    assert!(late.is_empty(), "with the agent killed at {killed_at:?}: {late:#?}");
     drop(session);
 
     let others = Others::load(&pod);
@@ -305,17 +300,9 @@ fn who_had_a_connection_when_agent_and_guard_died_is_served_from_its_port_again(
     println!("{kept}");
     let served: Vec<_> = (1100..1105).map(|port| (port, from_port(&pod, port))).collect();
     println!("{:?} after the kill: {served:?}", killed.elapsed());
-    let is_served = |answer: &Result<String, String>| *answer == Ok("pod".into());
-    let (interrupted, ended) = served.split_last().unwrap();
-    assert!(ended.iter().all(|(_, answer)| is_served(answer)), "{served:?}");
-    // What the dying agent's machine reset, as it had not read all of it, the kernel goes on translating for that one port of the
-    // client's (conntrack's state CLOSE, 10 s): nobody is left who could tell it otherwise.
-    if !is_served(&interrupted.1) {
-        assert!(interrupted.1.as_ref().is_err_and(|why| why.contains("refused")) && kept.contains("CLOSE"), "{served:?}");
-        thread::sleep(Duration::from_secs(11));
-        let later = from_port(&pod, interrupted.0);
-        assert!(is_served(&later), "{later:?} {:?} after the kill", killed.elapsed());
-    }
+    // What the dying agent's machine reset, as it had not read all of it, the kernel goes on translating for a while for that one
+    // port of the client's (conntrack's state CLOSE), as nobody is left who could tell it otherwise: a second, not ten.
+    assert!(served.iter().all(|(_, answer)| *answer == Ok("pod".into())), "{served:?}");
 }
 
 fn from_port(pod: &Pod, port: u16) -> Result<String, String> {

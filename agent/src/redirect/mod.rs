@@ -17,6 +17,7 @@ pub mod plan;
 mod procfs;
 pub mod script;
 mod state;
+pub mod sysctls;
 pub mod transparent;
 
 use crate::{

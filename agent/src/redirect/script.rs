@@ -126,13 +126,13 @@ mod tests {
             mark: super::super::plan::MARK,
             leased: true,
             client_address: ClientAddress::Kept,
-            sysctls: "s000".into(),
+            sysctls: "s0-0-0-10".into(),
         }
     }
 
     #[test]
     fn the_whole_text_for_one_port() {
-        let comment = "-m comment --comment \"mirrord:7-ab.s000\"";
+        let comment = "-m comment --comment \"mirrord:7-ab.s0-0-0-10\"";
         let expected = format!(
             "*nat\n\
              :MIRRORD_REDIRECT - [0:0]\n\
@@ -173,14 +173,14 @@ mod tests {
         let saved = [
             ":ISTIO_INBOUND -",
             ":MIRRORD_REDIRECT -",
-            "-A PREROUTING -p tcp -m comment --comment \"mirrord:1-2.s000\" -j MIRRORD_REDIRECT",
+            "-A PREROUTING -p tcp -m comment --comment \"mirrord:1-2.s0-0-0-10\" -j MIRRORD_REDIRECT",
             "-A PREROUTING -p tcp -j ISTIO_INBOUND",
-            "-A MIRRORD_REDIRECT -p tcp -m comment --comment \"mirrord:1-2.s000\" -j RETURN",
+            "-A MIRRORD_REDIRECT -p tcp -m comment --comment \"mirrord:1-2.s0-0-0-10\" -j RETURN",
         ]
         .map(str::to_owned);
         assert_eq!(
             remove_leftovers("nat", &saved).unwrap(),
-            "*nat\n-D PREROUTING -p tcp -m comment --comment \"mirrord:1-2.s000\" -j MIRRORD_REDIRECT\n\
+            "*nat\n-D PREROUTING -p tcp -m comment --comment \"mirrord:1-2.s0-0-0-10\" -j MIRRORD_REDIRECT\n\
              -F MIRRORD_REDIRECT\n-X MIRRORD_REDIRECT\nCOMMIT\n"
         );
         assert_eq!(remove_leftovers("nat", &saved[..1]), None);

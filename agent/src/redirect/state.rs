@@ -7,7 +7,8 @@ use super::{
     lease::{Lease, Lists},
     plan::{ClientAddress, Family, Plan},
     script::{self, NAT, RAW},
-    transparent::{self, Sysctl},
+    sysctls::{self, Saved},
+    transparent,
 };
 use crate::{
     guard::{FileIdentity, Guard, Undo, UndoCommand},
@@ -33,8 +34,8 @@ pub struct State {
     /// Whether the nat rules are there.
     installed: bool,
     before: RulesSnapshot,
-    /// The sysctls that `transparent` changes, as they were.
-    saved: Vec<Sysctl>,
+    /// The kernel's settings as they were.
+    saved: Saved,
     transparent: Transparent,
     lease: Option<Lease>,
     guard: Option<Guard>,
@@ -49,12 +50,12 @@ impl State {
         let lock = lock()?;
         let iptables = Iptables::probe(options.variant)?;
         let mut before = iptables.snapshot()?;
-        transparent::clean_leftovers(&before, options.mark | 1).map_err(RedirectError::Setup)?;
+        sysctls::clean_leftovers(&before).and(transparent::remove_routing(options.mark | 1)).map_err(RedirectError::Setup)?;
         if iptables.clean_leftovers(&before)? > 0 {
             tracing::warn!("removed redirect rules that an agent which is gone had left");
             before = iptables.snapshot()?;
         }
-        let saved = transparent::sysctls();
+        let saved = Saved::now();
         let plan = Plan {
             id: unique_id(),
             gateway_port,
@@ -62,7 +63,7 @@ impl State {
             mark: options.mark,
             leased: true,
             client_address: options.client_address,
-            sysctls: transparent::describe(&saved),
+            sysctls: saved.describe(),
         };
         let lists = Lists(Family::ALL.map(|family| (plan.lease_name(family), family.any())).into());
         let (transparent, ns) = (Transparent::default(), ns.clone());
@@ -90,7 +91,7 @@ impl State {
             Ok(transparent) => self.transparent = transparent,
             Err(reason) => {
                 tracing::warn!(reason, "the pod will see its own address as its clients'");
-                let _ = transparent::undo(self.plan.transparent_mark(), &self.saved);
+                let _ = transparent::remove_routing(self.plan.transparent_mark()).and(self.saved.restore());
                 self.plan.client_address = ClientAddress::Replaced;
             }
         }
@@ -101,7 +102,7 @@ impl State {
             return Err("rules of the pod's own (a mesh's?) use packet marks".into());
         }
         let mark = self.plan.transparent_mark();
-        transparent::set_sysctls().map_err(|error| format!("cannot change sysctls: {error}"))?;
+        sysctls::change(sysctls::MARKS).map_err(|error| format!("cannot change sysctls: {error}"))?;
         self.iptables.install(&self.plan, RAW).map_err(|error| error.to_string())?;
         let mut outcome = Transparent { mark, ..Transparent::default() };
         let mut failures = String::new();
@@ -169,6 +170,18 @@ impl State {
             Err(error) => return Err(error),
         }
         self.installed = true;
+        // The rules are there, and say how it was before.
+        if let Err(error) = sysctls::change(sysctls::FORGETTING) {
+            tracing::info!(%error, "a connection that breaks with the agent will be remembered by the kernel for as long as it does by itself");
+        }
+        Ok(())
+    }
+
+    fn uninstall(&mut self) -> Result<(), RedirectError> {
+        self.saved.restore_only(sysctls::FORGETTING).map_err(RedirectError::Setup)?;
+        self.iptables.remove(&self.plan, NAT)?;
+        self.installed = false;
+        self.lease = None;
         Ok(())
     }
 
@@ -190,9 +203,7 @@ impl State {
 
     pub fn settle(&mut self) -> Result<bool, RedirectError> {
         if self.installed && self.plan.ports.is_empty() && self.in_flight() == 0 {
-            self.iptables.remove(&self.plan, NAT)?;
-            self.installed = false;
-            self.lease = None;
+            self.uninstall()?;
         }
         Ok(!self.installed)
     }
@@ -207,13 +218,11 @@ impl State {
 
     pub fn finish(&mut self) -> Result<(), RedirectError> {
         if self.installed {
-            self.iptables.remove(&self.plan, NAT)?;
-            self.installed = false;
+            self.uninstall()?;
         }
-        self.lease = None;
         if self.plan.client_address == ClientAddress::Kept {
             self.iptables.remove(&self.plan, RAW)?;
-            transparent::undo(self.plan.transparent_mark(), &self.saved).map_err(RedirectError::Setup)?;
+            transparent::remove_routing(self.plan.transparent_mark()).and(self.saved.restore()).map_err(RedirectError::Setup)?;
         }
         let after = self.iptables.snapshot()?;
         let left = iptables::ours(&after);
@@ -249,7 +258,7 @@ fn is_connection_at(line: &str, port: u16) -> bool {
     local.is_some_and(|hex| u16::from_str_radix(hex, 16) == Ok(port)) && !matches!(state, None | Some("0A" | "06"))
 }
 
-fn undo(iptables: &Iptables, plan: &Plan, options: &Options, saved: &[Sysctl]) -> Undo {
+fn undo(iptables: &Iptables, plan: &Plan, options: &Options, saved: &Saved) -> Undo {
     let command = |tool: &Tool| {
         let (program, args) = tool.restore_command();
         let tables = if plan.client_address == ClientAddress::Kept { &[NAT, RAW][..] } else { &[NAT] };
@@ -261,7 +270,7 @@ fn undo(iptables: &Iptables, plan: &Plan, options: &Options, saved: &[Sysctl]) -
         commands: iptables.tools().iter().map(command).collect(),
         remove_files: options.remove_files.iter().filter_map(|path| FileIdentity::of(path).ok()).collect(),
         remove_folders: options.remove_folders.clone(),
-        sysctls: saved.to_vec(),
+        sysctls: saved.settings().map(|(name, value)| (name.to_owned(), value.to_owned())).collect(),
         routing_mark: plan.transparent_mark(),
     }
 }

@@ -15,7 +15,6 @@ use super::{
     iptables::RulesSnapshot,
     netlink::{self, Entry},
     plan::Family,
-    procfs,
 };
 use crate::socket;
 use std::{
@@ -28,44 +27,10 @@ use std::{
 const TABLE: u32 = 0x6d69;
 const PRIORITY: u32 = 9;
 
-/// The answers of the pod's process carry our mark only with these. All are 0 by default.
-const SYSCTLS: [&str; 3] = ["net/ipv4/tcp_fwmark_accept", "net/ipv4/fwmark_reflect", "net/ipv6/fwmark_reflect"];
-
-/// A sysctl's name and value.
-pub type Sysctl = (String, String);
-
-/// The sysctls of this namespace as they are now.
-pub fn sysctls() -> Vec<Sysctl> {
-    SYSCTLS.iter().filter_map(|name| Some((name.to_string(), procfs::read(name).ok()?))).collect()
-}
-
-/// What must be remembered beyond the death of agent and guard, in a form that fits into a rule's comment: `s000`.
-pub fn describe(sysctls: &[Sysctl]) -> String {
-    std::iter::once("s").chain(sysctls.iter().map(|(_, value)| value.as_str())).collect()
-}
-
-/// Puts back what a dead agent changed, as told by the comments of its rules.
-pub fn clean_leftovers(rules: &RulesSnapshot, mark: u32) -> io::Result<()> {
-    let described = rules.values().flatten().filter(|rule| rule.contains("--notrack")).find_map(|rule| {
-        let (_, comment) = rule.split_once(super::script::COMMENT)?;
-        let (_, values) = comment.split_once(".s")?;
-        Some(values.chars().take_while(char::is_ascii_digit).collect::<String>())
-    });
-    for ((name, _), value) in sysctls().into_iter().zip(described.iter().flat_map(|values| values.chars())) {
-        procfs::write(&name, &value.to_string())?;
-    }
-    remove_routing(mark)
-}
-
 /// Whether other people's rules put marks on packets: with `tcp_fwmark_accept` these would reach the pod's sockets.
 pub fn marks_are_used(rules: &RulesSnapshot) -> bool {
     let marking = ["-j MARK", "-j CONNMARK", "-j TPROXY"];
     rules.values().flatten().any(|rule| marking.iter().any(|target| rule.contains(target)))
-}
-
-/// Lets the answers of the pod's process carry the mark; `undo` (or the guard) changes it back.
-pub fn set_sysctls() -> io::Result<()> {
-    sysctls().iter().try_for_each(|(name, _)| procfs::write(name, "1"))
 }
 
 /// Keeps packets of a family that have the mark in the namespace, whatever address they go to.
@@ -74,17 +39,8 @@ pub fn add_routing(family: Family, mark: u32) -> io::Result<()> {
     netlink::rule(Entry::Present, family, mark, TABLE, PRIORITY)
 }
 
-/// Puts everything back. Every part is tried; the first failure is returned.
-pub fn undo(mark: u32, saved: &[Sysctl]) -> io::Result<()> {
-    let mut result = remove_routing(mark);
-    for (name, value) in saved {
-        result = result.and(procfs::write(name, value));
-    }
-    result
-}
-
 /// Removes the rule and the route of both families, as far as they are there.
-fn remove_routing(mark: u32) -> io::Result<()> {
+pub fn remove_routing(mark: u32) -> io::Result<()> {
     let mut result = Ok(());
     for family in Family::ALL {
         result = result.and(netlink::rule(Entry::Absent, family, mark, TABLE, PRIORITY));
