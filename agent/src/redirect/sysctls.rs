@@ -69,7 +69,11 @@ pub fn clean_leftovers(rules: &RulesSnapshot) -> io::Result<()> {
 
 /// Every one is tried; the first failure is returned.
 pub fn put<'a>(settings: impl IntoIterator<Item = (&'a str, &'a str)>) -> io::Result<()> {
-    settings.into_iter().fold(Ok(()), |result, (name, value)| result.and(procfs::write(name, value)))
+    let mut result = Ok(());
+    for (name, value) in settings {
+        result = result.and(procfs::write(name, value));
+    }
+    result
 }
 
 #[cfg(test)]
