@@ -1,5 +1,6 @@
 //! The targets by name.
 
+mod carrier;
 mod control;
 mod filter;
 mod http1;
@@ -13,6 +14,7 @@ pub type Target = fn(&[u8]);
 
 pub const ALL: &[(&str, Target)] = &[
     ("body", http1::body),
+    ("carrier", carrier::carrier),
     ("client_hello", wire::client_hello),
     ("config", user::config),
     ("control", control::json),
