@@ -1,6 +1,9 @@
 //! The agent as a whole: acquires everything that can fail (`App::new`), then serves (`App::run`) until it is told to stop or
 //! nobody needs it any more, and leaves in the order that keeps the pod's traffic whole: redirect first, then the gateway.
 
+mod drain;
+mod trim;
+
 use std::{
     cell::{Cell, RefCell},
     collections::BTreeSet,
@@ -20,7 +23,6 @@ use tokio::{
     net::TcpStream,
     signal::unix::{SignalKind, signal},
     sync::{Notify, mpsc, oneshot},
-    time::Instant,
 };
 
 use crate::{
@@ -30,7 +32,6 @@ use crate::{
     gateway::steer::SessionId,
     guard::Guard,
     netns::NetNs,
-    process,
     records::{
         decisions::{Kept, News, Query},
         listening,
@@ -46,25 +47,10 @@ use crate::{
     worker::{self, Handle, Order, room::Room},
 };
 
-/// The first session must come within this time, else whoever started the agent is gone.
-const FIRST_SESSION: Duration = Duration::from_secs(15);
-/// How often a draining agent looks whether the last connection has ended.
-const DRAIN_CHECK: Duration = Duration::from_millis(20);
-
-/// The last part of the grace time, in which connections end as soon as nothing is under way on them; at most so long.
-const PARTING: f64 = 0.25;
-const MAX_PARTING: Duration = Duration::from_secs(5);
-/// How long the ends of connections that were cut off may take to reach their clients.
-const LAST_WORDS: Duration = Duration::from_millis(500);
-
-/// How often it is looked at whether many clients have gone or much memory is free, and how many are many: half a MiB or more.
-const TRIM_CHECK: Duration = Duration::from_secs(1);
-const TRIM_AFTER: u64 = 256;
-/// So much more is free than could not be given back the last time: a single client's thousand streams have gone.
-const TRIM_FREE: u64 = 1 << 20;
-
 /// After a guard could not be started.
 const GUARD_PAUSE: Duration = Duration::from_secs(5);
+/// After a connection could not be accepted.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(20);
 
 /// The running agent; lives on the control thread.
 pub struct App {
@@ -207,31 +193,6 @@ impl App {
         }
     }
 
-    /// Memory of clients, or of their streams, that have gone is given back once many have. Ends never.
-    async fn trim(self: Rc<Self>) {
-        let (mut peak, mut last) = (0, 0);
-        let (mut left, mut last_free) = (process::free_memory(), 0);
-        let mut once_more = false;
-        loop {
-            tokio::time::sleep(TRIM_CHECK).await;
-            let open: u64 = self.counters.iter().map(|counters| counters.open()).sum();
-            peak = peak.max(open);
-            let free = process::free_memory();
-            left = left.min(free);
-            // Once no more go: those that go after it would keep theirs.
-            let many_went = peak - open >= TRIM_AFTER && open >= last;
-            let is_due = many_went || (free >= left + TRIM_FREE && free <= last_free);
-            // What a worker gave up while the last one ran, that one has passed over, and counted as what has to be left.
-            if is_due || once_more {
-                peak = open;
-                let _ = tokio::task::spawn_blocking(process::trim).await;
-                left = process::free_memory();
-                once_more = is_due;
-            }
-            (last, last_free) = (open, free);
-        }
-    }
-
     async fn accept(self: Rc<Self>) {
         loop {
             let accepted = tokio::select! {
@@ -246,7 +207,7 @@ impl App {
                 Ok(()) => {}
                 Err(error) => {
                     tracing::warn!(%error, "cannot accept a control connection");
-                    tokio::time::sleep(DRAIN_CHECK).await;
+                    tokio::time::sleep(ACCEPT_PAUSE).await;
                 }
             }
         }
@@ -265,31 +226,6 @@ impl App {
 
     fn is_needed(&self) -> bool {
         self.callers.get() > 0 || !self.sessions.borrow().is_empty()
-    }
-
-    /// Ends when nobody is here and nothing is open. A session that comes meanwhile is served.
-    async fn idle(&self) {
-        let first_session = Instant::now() + FIRST_SESSION.max(self.settings.idle());
-        let mut idle_since = Instant::now();
-        loop {
-            let waits_for_first = !self.was_asked.get() && Instant::now() < first_session;
-            if self.is_needed() {
-                idle_since = Instant::now();
-            }
-            let waits = waits_for_first || idle_since.elapsed() < self.settings.idle();
-            if !self.is_needed() && !waits && self.is_drained().await && !self.is_needed() {
-                return;
-            }
-            // Only a drain is looked at again and again; else the next change wakes us.
-            let again = if self.is_needed() { Duration::from_secs(3600) } else { DRAIN_CHECK };
-            let _ = tokio::time::timeout(again, self.changed.notified()).await;
-        }
-    }
-
-    /// Whether no connection is on the gateway, nor in its backlog (which would be reset with the listeners).
-    async fn is_drained(&self) -> bool {
-        let on_gateway = self.counters.iter().any(|counters| counters.open() > 0);
-        !on_gateway && self.firewall(|redirector| redirector.in_flight()).await.is_ok_and(|in_flight| in_flight == 0)
     }
 
     /// Asks the redirector, whose calls block, beside the control thread.
@@ -444,47 +380,6 @@ impl App {
         }
         let ports: BTreeSet<u16> = ports.keys().copied().collect();
         self.firewall(move |redirector| redirector.set_ports(&ports)).await
-    }
-
-    /// Ends all sessions, redirect first, and gives open connections the grace time.
-    async fn dismiss(&self, reason: &str) {
-        let ids: Vec<_> = self.sessions.borrow().iter().map(|session| session.spec.id).collect();
-        for id in &ids {
-            if let Some(session) = self.sessions.borrow().get(*id) {
-                let _ = session.spec.notices.try_send(Event::Closing { reason: reason.to_owned() });
-            }
-        }
-        for id in ids {
-            self.close_session(id).await;
-        }
-        let grace = self.settings.grace();
-        let last = grace.mul_f64(PARTING).min(MAX_PARTING);
-        let deadline = Instant::now() + grace;
-        if self.drains_until(deadline - last).await {
-            return;
-        }
-        tracing::info!("connections that are idle end now, the others after the response that is under way");
-        self.order(|| Order::Part);
-        if self.drains_until(deadline).await {
-            return;
-        }
-        tracing::warn!("the grace time is over: connections that are left are cut off");
-        // While the rules are there: without them nobody would learn of the end.
-        self.order(|| Order::Quit);
-        self.drains_until(Instant::now() + LAST_WORDS).await;
-    }
-
-    /// Whether all connections have ended before the deadline.
-    async fn drains_until(&self, deadline: Instant) -> bool {
-        loop {
-            if self.is_drained().await {
-                return true;
-            }
-            if Instant::now() >= deadline {
-                return false;
-            }
-            tokio::time::sleep(DRAIN_CHECK).await;
-        }
     }
 
     /// Tells all workers.
