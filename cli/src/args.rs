@@ -10,7 +10,7 @@ use crate::{
     chain::{self, ChainFlags},
     explain,
     filter::{self, args::FilterCommand},
-    inspect, kube,
+    inspect, kube, verify,
 };
 
 const EXAMPLES: &str = "\
@@ -51,6 +51,9 @@ enum Subcommands {
     /// List what could be a target in a cluster
     #[command(override_usage = "mirrord ls [OPTIONS]")]
     Ls(kube::list::Line),
+    /// Check a config file, as editors do; what it says is JSON
+    #[command(name = "verify-config", hide = true)]
+    Verify(verify::Line),
     /// Print the Roles that a user of a cluster needs
     #[command(override_usage = "mirrord rbac [OPTIONS]")]
     Rbac(kube::rbac::Line),
@@ -219,6 +222,7 @@ pub enum Task {
     Filter(FilterCommand),
     Ls(kube::list::Line),
     Rbac(kube::rbac::Line),
+    Verify(verify::Line),
     Intproxy,
     Cluster,
 }
@@ -231,6 +235,7 @@ pub fn read(line: impl IntoIterator<Item = OsString>) -> Result<Task, clap::Erro
         Subcommands::Cluster => Ok(Task::Cluster),
         Subcommands::Ls(line) => Ok(Task::Ls(line)),
         Subcommands::Rbac(line) => Ok(Task::Rbac(line)),
+        Subcommands::Verify(line) => Ok(Task::Verify(line)),
         Subcommands::Filter(command) => Ok(Task::Filter(command)),
         Subcommands::Exec(exec) => {
             let filters = matches.subcommand_matches("exec").map(chain::flags).unwrap_or_default();

@@ -2,10 +2,12 @@
 
 use std::{
     fmt::Display,
-    io::{self, IsTerminal, Write},
+    io::{self, Write},
 };
 
 use mirrord_protocol::control::Level;
+
+use crate::progress;
 
 /// An error and its next step.
 pub fn error(error: &dyn Display, help: &str) {
@@ -13,22 +15,22 @@ pub fn error(error: &dyn Display, help: &str) {
     say(&format!("mirrord: error: {}{help}", plain(&error.to_string())));
 }
 
+/// An error as editors read it.
+pub fn json_error(error: &dyn Display, help: &str) -> String {
+    serde_json::json!({ "message": error.to_string(), "severity": "error", "causes": [], "help": help }).to_string()
+}
+
 /// A line that the agent or the intproxy has for the user.
 pub fn notice(level: Level, message: &str) {
+    if progress::notice(level, message) {
+        return;
+    }
     let level = match level {
         Level::Info => "info",
         Level::Warn => "warning",
         Level::Error => "error",
     };
     say(&format!("mirrord: {level}: {}", plain(message)));
-}
-
-/// What is being done: only for somebody who watches.
-pub fn progress(message: &dyn Display) {
-    let off = std::env::var_os("MIRRORD_PROGRESS_MODE").is_some_and(|mode| mode == "off");
-    if io::stderr().is_terminal() && !off {
-        say(&format!("mirrord: {message}"));
-    }
 }
 
 /// What a command was asked for, on standard output. Nobody may be reading any more.
@@ -38,7 +40,9 @@ pub fn out(text: &str) {
 
 /// Text that is ours as it stands. A closed standard error is no reason to end (`eprintln!` would panic).
 pub fn say(text: &str) {
-    let _ = writeln!(io::stderr().lock(), "{text}");
+    progress::aside(|| {
+        let _ = writeln!(io::stderr().lock(), "{text}");
+    });
 }
 
 /// Without control characters: some of the text comes from the pod's side, and the terminal would obey it.

@@ -15,7 +15,7 @@ use mirrord_config::{self as config, Ambiguous, Config, ConfigError, Mode, PortM
 use mirrord_intproxy::settings::{self, Settings};
 use mirrord_protocol::{
     control::{self, Environment, Level},
-    layer::ADDRESS_VARIABLE,
+    layer::{ADDRESS_VARIABLE, HOSTNAME_VARIABLE},
 };
 
 use crate::{
@@ -29,7 +29,7 @@ use crate::{
     namespace::{self, Namespace},
     privileges::Capabilities,
     process::{Outcome, Signals},
-    program,
+    program, progress,
     session::Session,
     sys,
 };
@@ -42,6 +42,7 @@ pub fn exec(config: Config, watch: Watch) -> Result<Outcome, Error> {
     if env::var_os(INSIDE).is_some() {
         return Err(Error::Inside);
     }
+    progress::begin("mirrord exec");
     let path = program::check(&config.program, env::var_os("PATH").as_deref())?;
     config.warnings.iter().for_each(|warning| console::notice(Level::Warn, warning));
     let watched = if watch == Watch::Yes { watched(&config)? } else { Vec::new() };
@@ -70,8 +71,9 @@ pub fn exec(config: Config, watch: Watch) -> Result<Outcome, Error> {
             .as_ref()
             .map(|maps| maps.iter().map(|PortMap { pod, local }| settings::PortMap { pod: *pod, local: *local }).collect()),
     };
-    let (environment, cluster) = match &config.target {
+    let (container, cluster) = match &config.target {
         Target::Cluster(_) => {
+            progress::step("connecting to the cluster");
             let (cluster, ready) = Cluster::start(&kube::Settings {
                 target: config.target.to_string(),
                 cluster: config.cluster.clone(),
@@ -81,24 +83,31 @@ pub fn exec(config: Config, watch: Watch) -> Result<Outcome, Error> {
             settings.feed = Some(ready.feed);
             (ready.environment.unwrap_or_default(), Some(cluster))
         }
-        _ => (Environment::default(), None),
+        local => {
+            let hostname = namespace::host_name(local).unwrap_or_default();
+            (Environment { hostname, ..Environment::default() }, None)
+        }
     };
-    let applied = config.environment.apply(environment.variables, file).map_err(ConfigError::from)?;
+    let applied = config.environment.apply(container.variables, file).map_err(ConfigError::from)?;
     for name in &applied.refused {
         console::notice(Level::Warn, &format!("{name} is never the container's: the program keeps its own"));
     }
     let (intproxy, layer_address) = match cluster {
-        Some(_) => Intproxy::start(&settings)?,
+        Some(_) => {
+            progress::step("opening the session");
+            Intproxy::start(&settings)?
+        }
         None => {
             let keep = privileges(&config.target)?;
             open(settings, &namespace::find(&config.target)?, keep)?
         }
     };
-    console::progress(&format_args!("{} {}: running {}", mode_name(&config), config.target, config.program.display()));
+    progress::done(&format!("{} {}: running {}", mode_name(&config), config.target, config.program.display()));
     if watch == Watch::Yes {
         filter::watch::start(&watched)?;
     }
-    let started = Started { layer_address, environment: applied.set, intproxy, cluster };
+    let hostname = Some(container.hostname).filter(|name| config.hostname && !name.is_empty());
+    let started = Started { layer_address, environment: applied.set, hostname, intproxy, cluster };
     run(&config, &path, &layer, started)
 }
 
@@ -107,6 +116,8 @@ struct Started {
     layer_address: String,
     /// Over this machine's own.
     environment: BTreeMap<String, String>,
+    /// The container's host name, if the program is to have it.
+    hostname: Option<String>,
     intproxy: Intproxy,
     cluster: Option<Cluster>,
 }
@@ -153,7 +164,7 @@ fn open(mut settings: Settings, namespace: &Namespace, keep: Capabilities) -> Re
 }
 
 fn run(config: &Config, path: &Path, layer: &Path, session: Started) -> Result<Outcome, Error> {
-    let Started { layer_address, environment, intproxy, cluster } = session;
+    let Started { layer_address, environment, hostname, intproxy, cluster } = session;
     let started = Signals::watch().and_then(|signals| {
         let mut command = Command::new(path);
         command.arg0(&config.program).args(&config.arguments);
@@ -163,6 +174,10 @@ fn run(config: &Config, path: &Path, layer: &Path, session: Started) -> Result<O
         }
         command.env("LD_PRELOAD", files::preload(layer, env::var_os("LD_PRELOAD")));
         command.env(ADDRESS_VARIABLE, layer_address).env(INSIDE, private(config)).env("MIRRORD_PROGRESS_MODE", "off");
+        // One that the user has set counts before the container's.
+        if let Some(hostname) = hostname.filter(|_| env::var_os(HOSTNAME_VARIABLE).is_none()) {
+            command.env(HOSTNAME_VARIABLE, hostname);
+        }
         signals.prepare_program(&mut command);
         Ok((command.spawn()?.id() as i32, signals))
     });

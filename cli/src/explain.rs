@@ -11,7 +11,7 @@ use clap::Args;
 use mirrord_config::{Target, resolve};
 use mirrord_intproxy::records::{self, Next};
 use mirrord_protocol::{
-    control::Mode,
+    control::{Level, Mode},
     records::{Asked, Decision, ExplainLine, Said, Verdict},
 };
 
@@ -92,7 +92,7 @@ pub fn explain(explain: &Explain) -> Result<(), Error> {
             Next::NotYet => {}
             Next::End(Some(error)) => return Err(Error::Asked(error)),
             Next::End(None) if explain.follow => {
-                console::progress(&"the agent has ended: nobody has a session on this target any more");
+                console::notice(Level::Info, "the agent has ended: nobody has a session on this target any more");
                 return Ok(());
             }
             Next::End(None) => return printer.end(),

@@ -40,20 +40,10 @@ impl FileError {
 
 /// The config file: as `-f` says, else its variable; without either, an empty one. `key` is for its templates.
 pub fn config_file(flag: Option<PathBuf>, key: Option<String>, variable: impl Fn(&str) -> Option<String>) -> Result<File, Error> {
-    const LARGEST: u64 = 1 << 20;
     let Some(path) = flag.or_else(|| variable("MIRRORD_CONFIG_FILE").filter(|path| !path.is_empty()).map(PathBuf::from)) else {
         return Ok(File::default());
     };
-    let unreadable = |error| FileError::ConfigFile { path: path.clone(), error };
-    let (source, format): (Box<dyn Read>, _) = match path.to_str() {
-        Some("-") => (Box::new(io::stdin()), Format::Json),
-        _ => {
-            let format = Format::of(path.extension().and_then(|ending| ending.to_str())).map_err(ConfigError::from)?;
-            (Box::new(fs::File::open(&path).map_err(unreadable)?), format)
-        }
-    };
-    let mut text = String::new();
-    source.take(LARGEST).read_to_string(&mut text).map_err(unreadable)?;
+    let (text, format) = text(&path)?;
     let mut file = File::read(&text, format, &scope::scope(key, &variable)).map_err(ConfigError::from)?;
     // Names in a file are from where it lies: it is shared, and run from anywhere.
     let folder = path.parent().unwrap_or(Path::new(""));
@@ -63,6 +53,22 @@ pub fn config_file(flag: Option<PathBuf>, key: Option<String>, variable: impl Fn
         }
     }
     Ok(file)
+}
+
+/// A config file as it stands.
+pub fn text(path: &Path) -> Result<(String, Format), Error> {
+    const LARGEST: u64 = 1 << 20;
+    let unreadable = |error| FileError::ConfigFile { path: path.into(), error };
+    let (source, format): (Box<dyn Read>, _) = match path.to_str() {
+        Some("-") => (Box::new(io::stdin()), Format::Json),
+        _ => {
+            let format = Format::of(path.extension().and_then(|ending| ending.to_str())).map_err(ConfigError::from)?;
+            (Box::new(fs::File::open(path).map_err(unreadable)?), format)
+        }
+    };
+    let mut text = String::new();
+    source.take(LARGEST).read_to_string(&mut text).map_err(unreadable)?;
+    Ok((text, format))
 }
 
 /// The library to preload: as `MIRRORD_LAYER_FILE` says, else beside this program, else in the `lib` of its installation.

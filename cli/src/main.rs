@@ -21,9 +21,11 @@ mod paint;
 mod privileges;
 mod process;
 mod program;
+mod progress;
 mod scope;
 mod session;
 mod sys;
+mod verify;
 mod when;
 
 use std::{env, path::PathBuf, process::ExitCode};
@@ -46,7 +48,11 @@ fn main() -> ExitCode {
         Ok(Task::Exec { flags, file, key, watch }) => end(config(*flags, file, key, variable).and_then(|config| exec::exec(config, watch))),
         Ok(Task::Explain(line)) => done(line.resolve(variable).and_then(|explain| explain::explain(&explain))),
         Ok(Task::Inspect(line, filters)) => done(line.resolve(filters, variable).and_then(inspect::inspect)),
-        Ok(Task::Ls(line)) => done(crate::kube::list::list(line, mirrord_config::ClusterSettings::default()).map_err(error::Error::Kube)),
+        Ok(Task::Ls(line)) => ls(line),
+        Ok(Task::Verify(line)) => {
+            console::out(&verify::verify(&line, variable).to_string());
+            ExitCode::SUCCESS
+        }
         Ok(Task::Rbac(line)) => {
             console::out(line.text().trim_end());
             ExitCode::SUCCESS
@@ -57,6 +63,20 @@ fn main() -> ExitCode {
             ExitCode::SUCCESS
         }
         Err(error) => usage(&error),
+    }
+}
+
+/// Lists targets. Whoever reads JSON reads errors as JSON, too.
+fn ls(line: crate::kube::list::Line) -> ExitCode {
+    let is_json = line.is_json();
+    let listed = files::config_file(line.config_file(), None, variable)
+        .and_then(|file| crate::kube::list::list(line, file.cluster).map_err(error::Error::Kube));
+    match listed {
+        Err(error) if is_json => {
+            console::say(&console::json_error(&error, &error.help()));
+            ExitCode::from(error.status() as u8)
+        }
+        listed => done(listed),
     }
 }
 
@@ -86,6 +106,7 @@ fn end(result: Result<Outcome, error::Error>) -> ExitCode {
         // Shells and supervisors tell the two apart: after Ctrl-C a script goes on unless its command died of the signal.
         Ok(Outcome::Killed(signal)) => process::die_of(signal),
         Err(error) => {
+            progress::failed(&error.to_string());
             console::error(&error, &error.help());
             ExitCode::from(error.status() as u8)
         }
@@ -98,7 +119,8 @@ fn usage(error: &clap::Error) -> ExitCode {
     let text = error.render().to_string();
     let text = text.trim_end().trim_start_matches("error: ");
     let text = text.strip_suffix("For more information, try '--help'.").unwrap_or(text).trim_end();
-    let command = env::args().nth(1).filter(|word| ["explain", "inspect", "filter", "ls", "rbac"].contains(&word.as_str()));
+    let command =
+        env::args().nth(1).filter(|word| ["explain", "inspect", "filter", "ls", "rbac", "verify-config"].contains(&word.as_str()));
     // An argument of the program's, more often than not.
     let is_exec = command.is_none() && error.kind() == ErrorKind::UnknownArgument;
     let dashes = if is_exec { "put -- before the program if this is for it; " } else { "" };

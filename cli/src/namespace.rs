@@ -90,6 +90,16 @@ pub fn find(target: &Target) -> Result<Namespace, NamespaceError> {
     Ok(Namespace { path, inode: found.ino() })
 }
 
+/// The host name that the target's process sees, if it has one of its own. A namespace of `ip netns` is the network's alone.
+pub fn host_name(target: &Target) -> Option<String> {
+    let pid = match target {
+        Target::Pid(pid) => *pid,
+        Target::Container(id) => container::first_process(Path::new("/proc"), id).ok()?,
+        Target::Netns(_) | Target::Cluster(_) => return None,
+    };
+    sys::host_name(File::open(format!("/proc/{pid}/ns/uts")).ok()?).ok()?
+}
+
 fn netns(name: &str) -> Result<PathBuf, NamespaceError> {
     let path = Path::new(NETNS).join(name);
     // A file that is no mount of a namespace must not be opened: it may be a pipe.

@@ -77,6 +77,22 @@ pub fn is_network_namespace(file: &File) -> bool {
     unsafe { libc::ioctl(file.as_raw_fd(), NS_GET_NSTYPE as _) == libc::CLONE_NEWNET }
 }
 
+/// The host name in a UTS namespace, or nothing if it is our own.
+pub fn host_name(namespace: File) -> io::Result<Option<String>> {
+    use std::os::unix::fs::MetadataExt;
+    if namespace.metadata()?.ino() == std::fs::metadata("/proc/thread-self/ns/uts")?.ino() {
+        return Ok(None);
+    }
+    // A thread that enters never leaves; nobody else may run on it.
+    let look = move || {
+        // SAFETY: plain call on a descriptor that `namespace` keeps open; no memory is passed.
+        check(unsafe { libc::setns(namespace.as_raw_fd(), libc::CLONE_NEWUTS) })?;
+        std::fs::read_to_string("/proc/sys/kernel/hostname").map(|name| Some(name.trim().to_owned()))
+    };
+    let thread = std::thread::Builder::new().name("hostname".into()).spawn(look)?;
+    thread.join().unwrap_or_else(|_| Err(io::Error::other("the thread that looked has failed")))
+}
+
 /// Whether this process's group is the one that its terminal, if it has one, listens to.
 pub fn in_foreground() -> bool {
     let Ok(terminal) = File::open("/dev/tty") else { return false };

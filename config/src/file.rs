@@ -130,6 +130,11 @@ impl File {
         Ok(file)
     }
 
+    /// A file as data once its templates are rendered. It says what [`File::read`] has read from the same text.
+    pub fn rendered(text: &str, format: Format, scope: &Scope) -> Result<Value, FileError> {
+        value(&template::render(text, format, scope)?.text, format)
+    }
+
     /// Reads a text in which templates have been rendered.
     pub fn parse(text: &str, format: Format) -> Result<Self, FileError> {
         let value = value(text, format)?;
@@ -147,6 +152,7 @@ impl File {
             self.target = self::target(target, &mut self.cluster.kube.namespace)?;
         }
         self.cluster(root)?;
+        refuse(root)?;
         let Some(feature) = present(root, "feature") else { return Ok(()) };
         let feature = self.section("feature", feature)?;
         if let Some(value) = present(feature, "env") {
@@ -230,6 +236,27 @@ impl File {
             }
         }
         Ok(members)
+    }
+}
+
+/// What cannot be ignored: without it the program would run with what it was to be kept from.
+fn refuse(root: &Map<String, Value>) -> Result<(), FileError> {
+    let unsupported = |at: &str, why: &str| Err(error(at, format!("it is not supported yet in this version, {why}"), "leave it out"));
+    if present(root, "profile").is_some() {
+        return unsupported("profile", "and the session would be another without it");
+    }
+    let Some(Value::Object(feature)) = present(root, "feature") else { return Ok(()) };
+    let is_copied = match present(feature, "copy_target") {
+        Some(Value::Object(members)) => present(members, "enabled") != Some(&Value::Bool(false)),
+        copy => copy == Some(&Value::Bool(true)),
+    };
+    if is_copied {
+        return unsupported("feature.copy_target", "and the target itself would be used");
+    }
+    match present(feature, "db_branches") {
+        Some(Value::Array(branches)) if branches.is_empty() => Ok(()),
+        Some(_) => unsupported("feature.db_branches", "and the program would write to the database that all share"),
+        None => Ok(()),
     }
 }
 

@@ -211,6 +211,12 @@ impl Config {
         if target == Target::Cluster(ClusterTarget::Targetless) && mode == Mode::Steal {
             return Err(ConfigError::StealNothing);
         }
+        let cluster = ClusterSettings::resolve(flags.cluster, &variable, file.cluster)?;
+        let mut warnings = file.warnings;
+        let is_targetless = target == Target::Cluster(ClusterTarget::Targetless);
+        if cluster.agent.namespace.is_some() && (is_targetless || cluster.agent.ephemeral == Some(true)) {
+            warnings.push("`agent.namespace` is ignored: such an agent is in the target's namespace".into());
+        }
         Ok(Self {
             target,
             mode,
@@ -220,10 +226,10 @@ impl Config {
             ambiguous: flags.ambiguous.unwrap_or_default(),
             show_decision: flags.show_decision,
             priority: flags.priority.unwrap_or_default(),
-            cluster: ClusterSettings::resolve(flags.cluster, &variable, file.cluster)?,
+            cluster,
             environment: Environment::resolve(flags.environment, &variable, file.environment)?,
             hostname: file.hostname.unwrap_or(true),
-            warnings: file.warnings,
+            warnings,
             program,
             arguments: command.collect(),
         })

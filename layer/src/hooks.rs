@@ -3,11 +3,11 @@
 // redhook's macros expand to what these name; the expansion is not ours to write differently.
 #![allow(unsafe_op_in_unsafe_fn, static_mut_refs, non_upper_case_globals)]
 
-use libc::{c_int, c_long, c_uint, sockaddr, socklen_t};
+use libc::{addrinfo, c_char, c_int, c_long, c_uint, hostent, size_t, sockaddr, socklen_t, utsname};
 use redhook::{hook, real};
 
 use crate::{
-    names,
+    hostname, names,
     ops::{self, Closing},
     state,
     sys::{self, Name, Room},
@@ -143,11 +143,57 @@ hook! { unsafe fn closefrom(first: c_int) -> () => layer_closefrom {
     ops::closed(gone);
 } }
 
+hook! { unsafe fn gethostname(name: *mut c_char, length: size_t) -> c_int => layer_gethostname {
+    // SAFETY: the caller's contract for gethostname.
+    match unsafe { hostname::put(name, length) } {
+        Some(Ok(())) => 0,
+        Some(Err(errno)) => fail(errno),
+        // SAFETY: passed on as it came.
+        None => unsafe { real!(gethostname)(name, length) },
+    }
+} }
+
+// What gethostname becomes in programs that glibc's headers have hardened.
+hook! { unsafe fn __gethostname_chk(name: *mut c_char, length: size_t, room: size_t) -> c_int => layer_gethostname_chk {
+    if length > room {
+        // SAFETY: passed on as it came: it ends the program.
+        return unsafe { real!(__gethostname_chk)(name, length, room) };
+    }
+    // SAFETY: the caller's contract for gethostname.
+    unsafe { layer_gethostname(name, length) }
+} }
+
+hook! { unsafe fn uname(about: *mut utsname) -> c_int => layer_uname {
+    // SAFETY: passed on as it came.
+    let result = unsafe { real!(uname)(about) };
+    if result == 0 {
+        // SAFETY: the call has filled it in.
+        unsafe { hostname::put_in(about) };
+    }
+    result
+} }
+
+hook! { unsafe fn getaddrinfo(
+    node: *const c_char, service: *const c_char, hints: *const addrinfo, found: *mut *mut addrinfo
+) -> c_int => layer_getaddrinfo {
+    // SAFETY: the caller's contract for getaddrinfo; passed on as it came, or with a name of ours that is never freed.
+    unsafe { real!(getaddrinfo)(hostname::looked_up(node), service, hints, found) }
+} }
+
+hook! { unsafe fn gethostbyname(name: *const c_char) -> *mut hostent => layer_gethostbyname {
+    // SAFETY: as above.
+    unsafe { real!(gethostbyname)(hostname::looked_up(name)) }
+} }
+
 // Variadic in C. On x86_64 and aarch64 fixed arguments lie where variadic ones do. libuv closes its sockets this way.
 hook! { unsafe fn syscall(number: c_long, a: c_long, b: c_long, c: c_long, d: c_long, e: c_long, f: c_long) -> c_long => layer_syscall {
     if number == libc::SYS_close {
         // SAFETY: the caller's contract for close.
         return unsafe { layer_close(a as c_int) }.into();
+    }
+    if number == libc::SYS_uname {
+        // SAFETY: the caller's contract for uname.
+        return unsafe { layer_uname(a as *mut utsname) }.into();
     }
     // SAFETY: passed on as it came.
     unsafe { real!(syscall)(number, a, b, c, d, e, f) }

@@ -13,6 +13,7 @@ use std::{
 use mirrord_protocol::layer::{Listener, Message, Reply, ADDRESS_VARIABLE};
 
 use crate::{
+    hostname::HostName,
     line::{Address, Line, Lost, Turn},
     names,
     sys::{self, Identity},
@@ -43,6 +44,8 @@ pub struct State {
     tables: Mutex<Tables>,
     changes: Line,
     questions: Line,
+    /// What the program is to take for the name of its machine.
+    pub hostname: Option<HostName>,
     stderr: Option<Identity>,
     has_complained: AtomicBool,
 }
@@ -83,6 +86,7 @@ pub fn start() {
         tables: Mutex::default(),
         changes: Line::new(CHANGE_PATIENCE),
         questions: Line::new(QUESTION_PATIENCE),
+        hostname: HostName::from_environment(),
         stderr: sys::identity(2),
         has_complained: AtomicBool::new(false),
     };

@@ -15,6 +15,8 @@ use crate::limits::MAX_LAYER_FRAME;
 
 /// Variable with the intproxy's address for the layer: `NAME,TOKEN`, NAME an abstract unix socket (without the leading NUL).
 pub const ADDRESS_VARIABLE: &str = "MIRRORD_LAYER_INTPROXY_ADDR";
+/// Variable with the host name that the program is to see, if it is another than this machine's.
+pub const HOSTNAME_VARIABLE: &str = "MIRRORD_OVERRIDE_HOSTNAME";
 /// Version of these messages; a layer of another build is refused.
 pub const VERSION: &str = env!("CARGO_PKG_VERSION");
 

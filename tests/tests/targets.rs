@@ -162,6 +162,29 @@ fn a_process_is_a_target() {
 }
 
 #[test]
+fn the_program_has_the_host_name_of_a_target_that_has_one() {
+    let mut pod = Pod::new();
+    let own = fs::read_to_string("/proc/sys/kernel/hostname").unwrap().trim().to_owned();
+    let process = pod.start("named", pod.inside.command("unshare").args(["--uts", "sh", "-c", "hostname shop-7x && exec sleep 1000"]));
+    eventually("the target has its name", || (process.program() == "sleep").then_some(()));
+    let by_number = format!("pid/{}", process.0);
+    let off = pod.folder.path().join("off.json");
+    fs::write(&off, r#"{"feature": {"hostname": false}}"#).unwrap();
+    let see = |exec: Exec, expected: &str| {
+        let program =
+            Program { name: "see".into(), command: ["sh", "-c", "uname -n; hostname"].map(str::to_owned).to_vec(), ports: vec![] };
+        let mut session = exec.start(&program);
+        assert!(session.wait().success(), "{}", session.output());
+        assert_eq!(session.output(), format!("{expected}\n{expected}\n"));
+    };
+    see(Exec::plain(&pod).target(&by_number), "shop-7x");
+    see(Exec::plain(&pod).target(&by_number).option("-f").word(off.to_str().unwrap()), &own);
+    see(Exec::plain(&pod).target(&by_number).variable("MIRRORD_OVERRIDE_HOSTNAME", "mine"), "mine");
+    // A network namespace has none.
+    see(Exec::plain(&pod), &own);
+}
+
+#[test]
 fn a_container_is_a_target_by_its_cgroup() {
     let mut pod = Pod::new();
     let process = pod.start("target", pod.inside.command("sleep").arg("1000"));

@@ -9,7 +9,7 @@ use mirrord_protocol::control::{ErrorReply, Level};
 use thiserror::Error;
 
 use super::process::{Ready, Report, Settings};
-use crate::{console, helper::Helper, lines::Line};
+use crate::{console, helper::Helper, lines::Line, progress};
 
 /// How long it may take to end.
 const CLOSE: Duration = Duration::from_secs(5);
@@ -74,7 +74,8 @@ impl Cluster {
 
 fn show(told: Report) {
     match told {
-        Report::Step(what) => console::progress(&what),
+        Report::Step(what) => progress::step(&what),
+        Report::Detail(what) => progress::detail(&what),
         Report::Notice { level, message } => console::notice(level, &message),
         Report::Failed(reply) => console::notice(Level::Warn, &reply.error),
         Report::Ready(_) => {}

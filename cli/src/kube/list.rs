@@ -1,6 +1,6 @@
 //! `mirrord ls`: what could be a target, as a table for people and as JSON for editors.
 
-use std::{env, io::IsTerminal};
+use std::{env, io::IsTerminal, path::PathBuf};
 
 use clap::{Args, ValueEnum};
 use k8s_openapi::{
@@ -36,6 +36,10 @@ pub struct Line {
     #[arg(short = 't', long, value_name = "KIND", num_args = 1..)]
     target_type: Vec<String>,
 
+    /// A config file: how the cluster is reached, and the namespace [env: MIRRORD_CONFIG_FILE]
+    #[arg(short = 'f', long, value_name = "FILE")]
+    config_file: Option<PathBuf>,
+
     /// A table for people, or JSON (the default where nobody watches)
     #[arg(short, long, value_enum)]
     output: Option<Output>,
@@ -45,6 +49,17 @@ pub struct Line {
 enum Output {
     Table,
     Json,
+}
+
+impl Line {
+    pub fn config_file(&self) -> Option<PathBuf> {
+        self.config_file.clone()
+    }
+
+    /// Whether JSON is printed.
+    pub fn is_json(&self) -> bool {
+        self.output.map_or_else(|| !std::io::stdout().is_terminal(), |output| output == Output::Json)
+    }
 }
 
 /// A possible target.
@@ -67,11 +82,12 @@ pub fn list(line: Line, settings: ClusterSettings) -> Result<(), KubeError> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
     let runtime = runtime.map_err(|error| KubeError::Unreachable(error.to_string()))?;
     runtime.block_on(Box::pin(async {
+        let is_json = line.is_json();
         let kinds = kinds(&line.target_type)?;
         let flags = ClusterFlags { namespace: line.namespace, context: line.context, ..ClusterFlags::default() };
         let variable = |name: &str| env::var(name).ok();
         let settings = ClusterSettings::resolve(flags, variable, settings).map_err(|error| KubeError::Config(error.to_string()))?;
-        print(&settings.kube, &kinds, line.output).await
+        print(&settings.kube, &kinds, is_json).await
     }))
 }
 
@@ -86,18 +102,14 @@ fn kinds(words: &[String]) -> Result<Vec<Kind>, KubeError> {
     words.iter().map(kind).collect()
 }
 
-async fn print(kube: &Kube, kinds: &[Kind], output: Option<Output>) -> Result<(), KubeError> {
+async fn print(kube: &Kube, kinds: &[Kind], is_json: bool) -> Result<(), KubeError> {
     let (client, own) = client::connect(kube).await?;
     let namespace = kube.namespace.clone().unwrap_or(own);
     let mut targets = Vec::new();
     for kind in kinds {
         targets.extend(of_kind(&client, &namespace, *kind).await?);
     }
-    let json = match output {
-        Some(output) => output == Output::Json,
-        None => !std::io::stdout().is_terminal(),
-    };
-    if json {
+    if is_json {
         let rich = env::var("MIRRORD_LS_RICH_OUTPUT").is_ok_and(|value| value == "true");
         let text = if rich {
             let namespaces = namespaces(&client).await;

@@ -63,6 +63,8 @@ pub struct Settings {
 pub enum Report {
     /// What is being done.
     Step(String),
+    /// What is seen meanwhile.
+    Detail(String),
     Notice {
         level: Level,
         message: String,
@@ -90,20 +92,18 @@ fn report(report: &Report) {
     }
 }
 
-/// Tells whoever waits what is being done, and how long it took.
-pub struct Progress {
-    started: Instant,
-}
+/// Tells whoever waits what is being done.
+pub struct Progress;
 
 impl Progress {
     /// A step begins.
     pub fn step(&self, what: &dyn std::fmt::Display) {
-        report(&Report::Step(format!("{what} ({:.1} s)", self.started.elapsed().as_secs_f32())));
+        report(&Report::Step(what.to_string()));
     }
 
     /// What is seen within a step.
     pub fn detail(&self, what: &str) {
-        self.step(&format_args!("  {what}"));
+        report(&Report::Detail(what.into()));
     }
 }
 
@@ -165,7 +165,6 @@ struct Session {
 }
 
 async fn serve(settings: Settings, target: ClusterTarget) -> Result<(), KubeError> {
-    let progress = Progress { started: Instant::now() };
     let (client, own) = client::connect(&settings.cluster.kube).await?;
     let namespace = settings.cluster.kube.namespace.clone().unwrap_or_else(|| own.clone());
     let agent_namespace = settings.cluster.agent.namespace.clone().unwrap_or(own);
@@ -177,7 +176,7 @@ async fn serve(settings: Settings, target: ClusterTarget) -> Result<(), KubeErro
         settings,
         target,
         which,
-        progress,
+        progress: Progress,
         agents: RefCell::default(),
         making: RefCell::default(),
         given_up: RefCell::default(),
@@ -262,7 +261,6 @@ impl Session {
             true => Some(ask::environment(&agent, &pod.container_id).await.map_err(KubeError::Agent)?),
             false => None,
         };
-        self.progress.step(&format_args!("{} agent(s) ready", self.agents.borrow().len()));
         Ok(Ready { feed, agent, pod: pod.name, environment })
     }
 

@@ -129,9 +129,10 @@ impl Ended {
     /// The error and the next step are on standard error, in this form.
     #[track_caller]
     pub fn says(&self, error: &str, help: &str) {
-        let (first, rest) = self.stderr.split_once("\n").unwrap_or_default();
-        assert!(first.starts_with("mirrord: error: ") && first.contains(error), "`{error}` is not in {}", self.stderr);
-        let step = rest.lines().find_map(|line| line.strip_prefix("  help: "));
+        // What was being done in a cluster stands before it.
+        let mut rest = self.stderr.lines().skip_while(|line| !line.starts_with("mirrord: error: "));
+        assert!(rest.next().is_some_and(|first| first.contains(error)), "`{error}` is not in {}", self.stderr);
+        let step = rest.find_map(|line| line.strip_prefix("  help: "));
         assert!(step.is_some_and(|step| step.contains(help)), "`{help}` is not in {}", self.stderr);
     }
 }

@@ -27,13 +27,14 @@ pub struct Exec<'a> {
     space: &'a Space,
     user: &'a str,
     options: Vec<String>,
+    variables: Vec<(String, String)>,
 }
 
 impl<'a> Exec<'a> {
     /// On this target, with no other option; agents are in the same namespace.
     pub fn plain(space: &'a Space, target: &str) -> Self {
         let options = ["-t", target].map(str::to_owned).to_vec();
-        Self { space, user: "admin", options }
+        Self { space, user: "admin", options, variables: Vec::new() }
     }
 
     /// `--steal` of the requests of user `me`.
@@ -63,6 +64,13 @@ impl<'a> Exec<'a> {
         self
     }
 
+    /// A variable of the environment.
+    #[must_use]
+    pub fn variable(mut self, name: &str, value: &str) -> Self {
+        self.variables.push((name.into(), value.into()));
+        self
+    }
+
     /// Starts any command and waits for nothing.
     pub fn start(self, name: &str, words: &[String]) -> Session<'a> {
         let file = |ending: &str| self.space.folder.path().join(format!("{name}.{ending}"));
@@ -71,6 +79,7 @@ impl<'a> Exec<'a> {
         let mut command = self.space.dev(built().join("mirrord").to_str().unwrap());
         command.env("KUBECONFIG", self.space.kubeconfig(self.user)).env("HOST_ONLY", "of this machine").env("MIRRORD_LOG", "trace");
         command.env("MIRRORD_AGENT_IMAGE", agent_image());
+        command.envs(self.variables.iter().map(|(name, value)| (name, value)));
         command.arg("exec").args(&self.options).arg("--");
         command.args(words.iter().map(|word| word.replace("{log}", log.to_str().unwrap())));
         let output = File::create(&out).unwrap();

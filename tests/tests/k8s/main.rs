@@ -4,3 +4,4 @@
 mod cluster;
 mod exec;
 mod image;
+mod tools;

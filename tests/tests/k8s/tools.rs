@@ -1,0 +1,63 @@
+//! What is around a session on a cluster: the host name, what is told while it starts, and the commands that need no program.
+
+use mirrord_tests::cluster::{Exec, Space};
+use serde_json::Value;
+
+fn words(words: &[&str]) -> Vec<String> {
+    words.iter().map(|word| (*word).to_owned()).collect()
+}
+
+#[test]
+fn the_program_has_the_containers_host_name() {
+    let space = Space::new();
+    space.shop(1);
+    let pod = space.pods("app=shop").remove(0).name;
+    let see = "import os, socket; print('name', socket.gethostname(), os.uname().nodename)";
+    let mut session = Exec::plain(&space, "deployment/shop").start("see", &words(&["/usr/bin/python3", "-c", see]));
+    assert_eq!(session.wait().code(), Some(0), "{}", session.output());
+    assert!(session.output().contains(&format!("name {pod} {pod}\n")), "{}", session.output());
+
+    let off = space.folder.path().join("off.json");
+    std::fs::write(&off, r#"{"feature": {"hostname": false}}"#).unwrap();
+    let mut session =
+        Exec::plain(&space, "deployment/shop").word("-f").word(off.to_str().unwrap()).start("off", &words(&["/bin/uname", "-n"]));
+    assert_eq!(session.wait().code(), Some(0), "{}", session.output());
+    assert!(!session.output().contains(&format!("\n{pod}\n")), "{}", session.output());
+}
+
+#[test]
+fn what_is_done_until_the_program_starts_is_told_with_its_time() {
+    let space = Space::new();
+    space.shop(1);
+    let pod = space.pods("app=shop").remove(0).name;
+    let mut session = Exec::plain(&space, "deployment/shop").start("plain", &words(&["/bin/true"]));
+    assert_eq!(session.wait().code(), Some(0), "{}", session.output());
+    let output = session.output();
+    let steps = ["connecting to the cluster (0.0 s)".into(), format!("starting an agent for {pod} on "), "opening the session (".into()];
+    let places: Vec<_> = steps.iter().map(|step| output.find(&format!("mirrord: {step}")).unwrap_or_else(|| panic!("{output}"))).collect();
+    assert!(places.is_sorted(), "{output}");
+    let sum = output
+        .lines()
+        .find(|line| line.starts_with("mirrord: mirror deployment/shop: running true ("))
+        .unwrap_or_else(|| panic!("{output}"));
+    assert!(sum.contains(&format!("starting an agent for {pod}")) && sum.ends_with(" s)"), "{sum}");
+
+    let json = Exec::plain(&space, "deployment/shop").variable("MIRRORD_PROGRESS_MODE", "json");
+    let mut session = json.start("json", &words(&["/bin/true"]));
+    assert_eq!(session.wait().code(), Some(0), "{}", session.output());
+    let output = session.output();
+    let lines: Vec<Value> = output.lines().filter(|line| line.starts_with('{')).map(|line| serde_json::from_str(line).unwrap()).collect();
+    let mut open = Vec::new();
+    for line in &lines {
+        let name = line["name"].as_str().unwrap_or_default().to_owned();
+        match line["type"].as_str() {
+            Some("NewTask") => {
+                assert_eq!(line["parent"].as_str(), open.first().map(String::as_str), "{output}");
+                open.push(name);
+            }
+            Some("FinishedTask") => assert_eq!((open.pop(), &line["success"]), (Some(name), &Value::Bool(true)), "{output}"),
+            _ => {}
+        }
+    }
+    assert!(open.is_empty() && lines.len() >= 6 && lines[0]["name"] == "mirrord exec", "{output}");
+}
