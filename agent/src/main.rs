@@ -5,8 +5,9 @@ use std::{io::Write, process::ExitCode};
 
 use clap::Parser;
 use mirrord_agent::{
-    app::App,
+    app::{App, failure},
     guard,
+    redirect::leftovers::{self, Fix},
     settings::{Command, Role, Settings},
 };
 use mirrord_protocol::control::ErrorReply;
@@ -15,6 +16,18 @@ use tracing_subscriber::EnvFilter;
 fn main() -> ExitCode {
     let settings = match Command::parse() {
         Command { role: Some(Role::Guard), .. } => return guard::run(),
+        Command { role: Some(Role::Leftovers { fix, netns }), .. } => {
+            let fix = if fix { Fix::Remove } else { Fix::Look };
+            netns.into_iter().for_each(|path| say(&leftovers::look(path, fix)));
+            return ExitCode::SUCCESS;
+        }
+        Command { role: Some(Role::Kernel), .. } => {
+            match leftovers::kernel() {
+                Ok(kernel) => say(&kernel),
+                Err(error) => say(&failure(error, "")),
+            }
+            return ExitCode::SUCCESS;
+        }
         Command { settings, .. } => settings,
     };
     let filter = EnvFilter::try_new(&settings.log_level).unwrap_or_else(|_| EnvFilter::new("info"));
@@ -28,6 +41,10 @@ fn main() -> ExitCode {
             ExitCode::FAILURE
         }
     }
+}
+
+fn say(value: &impl serde::Serialize) {
+    let _ = writeln!(std::io::stdout(), "{}", serde_json::to_string(value).unwrap_or_default());
 }
 
 fn run(settings: Settings) -> Result<(), ErrorReply> {

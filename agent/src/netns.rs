@@ -55,6 +55,19 @@ impl NetNs {
         Ok(NetNs { file: Arc::new(file), path, inode: meta.ino() })
     }
 
+    /// A new one, in which the calling thread, and only it, is from now on.
+    pub fn fresh() -> Result<Self, NetNsError> {
+        // SAFETY: plain system call; no memory is passed.
+        if unsafe { libc::unshare(libc::CLONE_NEWNET) } != 0 {
+            let (path, source) = (PathBuf::from("/proc/thread-self/ns/net"), io::Error::last_os_error());
+            return Err(match source.raw_os_error() {
+                Some(libc::EPERM) => NetNsError::Privilege { path },
+                _ => NetNsError::Enter { path, source },
+            });
+        }
+        Self::current()
+    }
+
     /// The namespace that the calling thread is in.
     pub fn current() -> Result<Self, NetNsError> {
         Self::open("/proc/thread-self/ns/net")

@@ -18,11 +18,23 @@ pub struct Command {
 }
 
 /// What the program may be besides the agent.
-#[derive(Subcommand, Clone, Copy, Debug)]
+#[derive(Subcommand, Clone, Debug)]
 pub enum Role {
     /// Watches the agent that started it and undoes the redirect if it dies (started by the agent itself)
     #[command(hide = true)]
     Guard,
+    /// Looks for rules that agents which are gone have left in these namespaces (asked by `mirrord doctor`)
+    #[command(hide = true)]
+    Leftovers {
+        /// Removes them
+        #[arg(long)]
+        fix: bool,
+        /// Paths of network namespaces
+        netns: Vec<PathBuf>,
+    },
+    /// Tries out whether this machine can redirect (asked by `mirrord doctor`)
+    #[command(hide = true)]
+    Kernel,
 }
 
 /// Settings of the agent.

@@ -130,6 +130,11 @@ impl PodConnector {
         into_tokio(socket).connect(destination).await
     }
 
+    /// Whether the pod sees a client's own address, in either family.
+    pub fn keeps_addresses(&self) -> bool {
+        self.transparent.v4 || self.transparent.v6
+    }
+
     /// Connects to any host as the target would, exempt from the redirect.
     pub async fn connect_plainly(&self, destination: SocketAddr) -> io::Result<TcpStream> {
         into_tokio(new_socket(destination, self.mark)?).connect(destination).await

@@ -124,6 +124,16 @@ pub fn with_agent<T, E: From<AgentError>>(
     }
 }
 
+/// Works on the folder of sockets, if there is one, while nobody starts an agent.
+pub fn undisturbed<T>(work: impl FnOnce(&Path) -> T) -> Result<Option<T>, AgentError> {
+    let folder = Path::new(FOLDER);
+    if !folder.exists() {
+        return Ok(None);
+    }
+    let _turn = Turn::take(folder, Instant::now() + TURN)?;
+    Ok(Some(work(folder)))
+}
+
 /// Whether somebody listens. A dead agent's socket refuses; the next agent replaces it.
 pub fn accepts(socket: &Path) -> Result<bool, AgentError> {
     match UnixStream::connect(socket) {

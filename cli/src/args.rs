@@ -8,7 +8,7 @@ use mirrord_config::{Ambiguous, ClusterFlags, EnvironmentFlags, FilterFlag, Flag
 
 use crate::{
     chain::{self, ChainFlags},
-    explain,
+    doctor, explain,
     filter::{self, args::FilterCommand},
     inspect, kube, verify,
 };
@@ -51,6 +51,9 @@ enum Subcommands {
     /// List what could be a target in a cluster
     #[command(override_usage = "mirrord ls [OPTIONS]")]
     Ls(kube::list::Line),
+    /// Look whether this machine and the cluster have what sessions need, and for what dead sessions have left
+    #[command(override_usage = "mirrord doctor [OPTIONS]")]
+    Doctor(Box<doctor::Line>),
     /// Check a config file, as editors do; what it says is JSON
     #[command(name = "verify-config", hide = true)]
     Verify(verify::Line),
@@ -223,6 +226,7 @@ pub enum Task {
     Ls(kube::list::Line),
     Rbac(kube::rbac::Line),
     Verify(verify::Line),
+    Doctor(Box<doctor::Line>),
     Intproxy,
     Cluster,
 }
@@ -235,6 +239,7 @@ pub fn read(line: impl IntoIterator<Item = OsString>) -> Result<Task, clap::Erro
         Subcommands::Cluster => Ok(Task::Cluster),
         Subcommands::Ls(line) => Ok(Task::Ls(line)),
         Subcommands::Rbac(line) => Ok(Task::Rbac(line)),
+        Subcommands::Doctor(line) => Ok(Task::Doctor(line)),
         Subcommands::Verify(line) => Ok(Task::Verify(line)),
         Subcommands::Filter(command) => Ok(Task::Filter(command)),
         Subcommands::Exec(exec) => {

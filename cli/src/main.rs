@@ -5,6 +5,7 @@ mod args;
 mod chain;
 mod console;
 mod container;
+mod doctor;
 mod elf;
 mod error;
 mod exec;
@@ -48,6 +49,10 @@ fn main() -> ExitCode {
         Ok(Task::Exec { flags, file, key, watch }) => end(config(*flags, file, key, variable).and_then(|config| exec::exec(config, watch))),
         Ok(Task::Explain(line)) => done(line.resolve(variable).and_then(|explain| explain::explain(&explain))),
         Ok(Task::Inspect(line, filters)) => done(line.resolve(filters, variable).and_then(inspect::inspect)),
+        Ok(Task::Doctor(line)) => match doctor::doctor(*line, variable) {
+            Ok(is_well) => ExitCode::from(u8::from(!is_well)),
+            Err(error) => done(Err(error)),
+        },
         Ok(Task::Ls(line)) => ls(line),
         Ok(Task::Verify(line)) => {
             console::out(&verify::verify(&line, variable).to_string());
@@ -119,8 +124,9 @@ fn usage(error: &clap::Error) -> ExitCode {
     let text = error.render().to_string();
     let text = text.trim_end().trim_start_matches("error: ");
     let text = text.strip_suffix("For more information, try '--help'.").unwrap_or(text).trim_end();
-    let command =
-        env::args().nth(1).filter(|word| ["explain", "inspect", "filter", "ls", "rbac", "verify-config"].contains(&word.as_str()));
+    let command = env::args()
+        .nth(1)
+        .filter(|word| ["explain", "inspect", "filter", "ls", "rbac", "verify-config", "doctor"].contains(&word.as_str()));
     // An argument of the program's, more often than not.
     let is_exec = command.is_none() && error.kind() == ErrorKind::UnknownArgument;
     let dashes = if is_exec { "put -- before the program if this is for it; " } else { "" };

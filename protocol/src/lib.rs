@@ -12,6 +12,7 @@
 
 pub mod control;
 pub mod deliver;
+pub mod doctor;
 pub mod layer;
 pub mod limits;
 pub mod passing;

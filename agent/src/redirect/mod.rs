@@ -12,6 +12,7 @@
 mod command;
 pub mod iptables;
 pub mod lease;
+pub mod leftovers;
 mod netlink;
 pub mod plan;
 mod procfs;

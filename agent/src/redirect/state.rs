@@ -285,15 +285,23 @@ fn unique_id() -> String {
 /// clean up. The guard of a dead agent holds it while it works.
 fn lock() -> Result<OwnedFd, RedirectError> {
     const PATIENCE: Duration = Duration::from_millis(1500);
-    let name = SocketAddr::from_abstract_name("mirrord-redirect").map_err(RedirectError::Setup)?;
     let deadline = Instant::now() + PATIENCE;
     loop {
-        match UnixDatagram::bind_addr(&name) {
-            Ok(socket) => return Ok(socket.into()),
-            Err(error) if error.kind() != io::ErrorKind::AddrInUse => return Err(RedirectError::Setup(error)),
-            Err(_) if Instant::now() > deadline => return Err(RedirectError::AnotherAgent),
-            Err(_) => std::thread::sleep(Duration::from_millis(10)),
+        match try_lock()? {
+            Some(lock) => return Ok(lock),
+            None if Instant::now() > deadline => return Err(RedirectError::AnotherAgent),
+            None => std::thread::sleep(Duration::from_millis(10)),
         }
+    }
+}
+
+/// The same without waiting; `None`: somebody holds it.
+pub fn try_lock() -> Result<Option<OwnedFd>, RedirectError> {
+    let name = SocketAddr::from_abstract_name("mirrord-redirect").map_err(RedirectError::Setup)?;
+    match UnixDatagram::bind_addr(&name) {
+        Ok(socket) => Ok(Some(socket.into())),
+        Err(error) if error.kind() == io::ErrorKind::AddrInUse => Ok(None),
+        Err(error) => Err(RedirectError::Setup(error)),
     }
 }
 

@@ -99,11 +99,7 @@ impl Maker<'_> {
                 target: self.target,
                 owner: self.owner,
                 settings: self.settings,
-                image: self
-                    .settings
-                    .image
-                    .clone()
-                    .unwrap_or_else(|| format!("{}:{}", mirrord_config::kube::IMAGE, env!("CARGO_PKG_VERSION"))),
+                image: image(self.settings),
             };
             let job = match jobs.create(&PostParams::default(), &manifest::job(&plan)?).await {
                 Ok(job) => job,
@@ -321,7 +317,13 @@ fn judge(pod: &KubePod) -> Judged {
     }
 }
 
-fn has_ended(job: &Job) -> bool {
+/// The agent's image, as set or ours.
+pub fn image(settings: &Settings) -> String {
+    settings.image.clone().unwrap_or_else(|| format!("{}:{}", mirrord_config::kube::IMAGE, env!("CARGO_PKG_VERSION")))
+}
+
+/// Whether nothing comes of a Job any more.
+pub fn has_ended(job: &Job) -> bool {
     let ended = |condition: &str| matches!(condition, "Complete" | "Failed" | "SuccessCriteriaMet" | "FailureTarget");
     let conditions = job.status.iter().flat_map(|status| status.conditions.iter().flatten());
     job.metadata.deletion_timestamp.is_some() || conditions.into_iter().any(|one| one.status == "True" && ended(&one.type_))

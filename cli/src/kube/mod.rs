@@ -11,12 +11,13 @@
 //! * [`pods`]: from a target to its pods and the container in each.
 //! * [`manifest`], [`keys`]: what is created, as pure functions. [`agent`]: creates or joins, and watches it become ready.
 //! * [`bridge`]: the connections.
-//! * [`list`], [`rbac`]: commands of their own.
+//! * [`list`], [`rbac`], [`doctor`]: commands of their own.
 
 mod agent;
 mod bridge;
 mod client;
 mod cluster;
+pub mod doctor;
 mod error;
 mod keys;
 pub mod list;

@@ -19,10 +19,10 @@ pub struct Line {
 }
 
 /// API group, resources, verbs, what for.
-type Rule = (&'static str, &'static [&'static str], &'static [&'static str], &'static str);
+pub type Rule = (&'static str, &'static [&'static str], &'static [&'static str], &'static str);
 
 /// In the targets' namespace.
-const TARGETS: &[Rule] = &[
+pub const TARGETS: &[Rule] = &[
     ("", &["pods"], &["get", "list"], "find the target's pods, and follow them"),
     ("", &["services"], &["get", "list"], "targets service/NAME"),
     ("apps", &["deployments", "statefulsets", "daemonsets", "replicasets"], &["get", "list"], "targets of these kinds"),
@@ -31,7 +31,7 @@ const TARGETS: &[Rule] = &[
 ];
 
 /// In the agents' namespace.
-const AGENTS: &[Rule] = &[
+pub const AGENTS: &[Rule] = &[
     ("batch", &["jobs"], &["get", "create", "delete"], "an agent is a Job"),
     ("", &["secrets"], &["get", "create"], "its keys; whoever may get them may use the agent"),
     ("", &["pods"], &["get", "list"], "see it start"),

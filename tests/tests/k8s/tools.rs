@@ -1,6 +1,9 @@
 //! What is around a session on a cluster: the host name, what is told while it starts, and the commands that need no program.
 
-use mirrord_tests::cluster::{Exec, Space};
+use mirrord_tests::{
+    cluster::{Exec, Space, agent_image},
+    machine::{built, output},
+};
 use serde_json::Value;
 
 fn words(words: &[&str]) -> Vec<String> {
@@ -38,7 +41,7 @@ fn what_is_done_until_the_program_starts_is_told_with_its_time() {
     assert!(places.is_sorted(), "{output}");
     let sum = output
         .lines()
-        .find(|line| line.starts_with("mirrord: mirror deployment/shop: running true ("))
+        .find(|line| line.starts_with("mirrord: mirror deployment/shop: running /bin/true ("))
         .unwrap_or_else(|| panic!("{output}"));
     assert!(sum.contains(&format!("starting an agent for {pod}")) && sum.ends_with(" s)"), "{sum}");
 
@@ -60,4 +63,57 @@ fn what_is_done_until_the_program_starts_is_told_with_its_time() {
         }
     }
     assert!(open.is_empty() && lines.len() >= 6 && lines[0]["name"] == "mirrord exec", "{output}");
+}
+
+/// A command of `mirrord`'s on the developer's machine: its standard output, and whether it ended well.
+fn mirrord(space: &Space, user: &str, words: &str) -> (String, bool) {
+    let mut command = space.dev(built().join("mirrord").to_str().unwrap());
+    command.env("KUBECONFIG", space.kubeconfig(user)).env("MIRRORD_AGENT_IMAGE", agent_image()).args(words.split_whitespace());
+    let output = output(&mut command);
+    (String::from_utf8_lossy(&output.stdout).into_owned(), output.status.success())
+}
+
+fn doctor(space: &Space, user: &str, words: &str) -> (Vec<Value>, bool) {
+    let (text, is_well) = mirrord(space, user, &format!("doctor --only cluster -o json {words}"));
+    (serde_json::from_str(&text).unwrap_or_else(|error| panic!("{error}: {text}")), is_well)
+}
+
+/// A finding whose text has this.
+fn of<'a>(findings: &'a [Value], text: &str) -> Option<&'a str> {
+    findings.iter().find(|one| one["what"].as_str().unwrap().contains(text)).map(|one| one["state"].as_str().unwrap())
+}
+
+#[test]
+fn the_doctor_finds_what_is_missing_and_what_is_left() {
+    let space = Space::new();
+    let (findings, is_well) = doctor(&space, "admin", "");
+    assert!(is_well, "{findings:?}");
+    assert_eq!(of(&findings, "the API server answers"), Some("ok"));
+    assert_eq!((of(&findings, "all rights"), of(&findings, "0 agents run")), (Some("ok"), Some("ok")), "{findings:?}");
+    assert_eq!(of(&findings, &format!("{} is on 1 of 1 nodes", agent_image())), Some("ok"), "{findings:?}");
+
+    let (findings, is_well) = doctor(&space, "developer", "");
+    assert!(!is_well && of(&findings, "you may not get jobs, create jobs, delete jobs") == Some("problem"), "{findings:?}");
+
+    // An agent is none of it while it lives.
+    space.shop(1);
+    let mut session = Exec::plain(&space, "deployment/shop").start("sleep", &words(&["/bin/sleep", "1000"]));
+    session.wait_for_output("running /bin/sleep");
+    let (findings, is_well) = doctor(&space, "admin", "--fix --yes");
+    assert!(is_well && of(&findings, "1 agents run") == Some("ok"), "{findings:?}");
+    assert!(!session.has_ended());
+    session.end();
+
+    space.kubectl("create secret generic left-keys");
+    space.kubectl("label secret left-keys app=mirrord");
+    space.kubectl("create secret generic others-keys");
+    let found = space.eventually("it is old enough", || {
+        let (findings, is_well) = doctor(&space, "admin", "");
+        (of(&findings, "secret/left-keys") == Some("leftover")).then_some(is_well)
+    });
+    assert!(!found);
+    let (findings, is_well) = doctor(&space, "admin", "--fix --yes");
+    assert!(is_well && of(&findings, "secret/left-keys") == Some("removed"), "{findings:?}");
+    let secrets = space.kubectl("get secrets -o name");
+    assert!(!secrets.contains("left-keys") && secrets.contains("others-keys"), "{secrets}");
 }
