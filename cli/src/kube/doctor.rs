@@ -102,7 +102,9 @@ async fn look_at(settings: &ClusterSettings) -> Result<Vec<Finding>, KubeError> 
 /// What of the Roles that `mirrord rbac` prints the user has.
 async fn rights(client: &Client, targets: &str, agents: &str) -> Result<Vec<Finding>, KubeError> {
     let mut findings = Vec::new();
-    for (namespace, rules) in [(targets, rbac::TARGETS), (agents, rbac::AGENTS)] {
+    // Without the right to see a kind, targets of others still work; some rights only say why something else went wrong.
+    let is_vital = |resource: &str| matches!(resource, "pods" | "jobs" | "secrets" | "pods/portforward");
+    for (namespace, rules, kinds) in [(targets, rbac::TARGETS, State::Warning), (agents, rbac::AGENTS, State::Problem)] {
         for (group, resources, verbs, what_for) in rules {
             let mut missing = Vec::new();
             for resource in *resources {
@@ -115,8 +117,11 @@ async fn rights(client: &Client, targets: &str, agents: &str) -> Result<Vec<Find
             if !missing.is_empty() {
                 let what = format!("you may not {} in {namespace}: {what_for}", missing.join(", "));
                 let help = "ask whoever runs the cluster for the Role that `mirrord rbac` prints";
-                // Without the right to see kinds, targets of other kinds still work.
-                let state = if namespace == targets && *resources != ["pods"] { State::Warning } else { State::Problem };
+                let state = match *resources {
+                    ["pods"] => State::Problem,
+                    [resource] if is_vital(resource) => kinds,
+                    _ => State::Warning,
+                };
                 findings.push(finding(state, what, help));
             }
         }
