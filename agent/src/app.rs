@@ -197,7 +197,7 @@ impl App {
         loop {
             let accepted = tokio::select! {
                 accepted = self.socket.accept() => accepted.map(|socket| {
-                    tokio::task::spawn_local(control::serve(self.clone(), socket, Place::Here));
+                    tokio::task::spawn_local(control::serve(self.clone(), socket, Place::Here, Rc::new(Cell::new(true))));
                 }),
                 accepted = accept_on(self.port.as_ref()) => accepted.map(|(port, socket)| {
                     tokio::task::spawn_local(port.serve(self.clone(), socket));

@@ -20,7 +20,7 @@ use mirrord_protocol::{
 };
 use tokio::{io::AsyncReadExt, net::UnixStream};
 
-use crate::app::{App, Caller};
+use crate::app::App;
 pub(crate) use events::Reply;
 use heartbeat::{GONE_AFTER, Heard, PING_EVERY};
 use service::Connection;
@@ -34,8 +34,8 @@ pub enum Place {
     Elsewhere,
 }
 
-/// Serves one connection to its end.
-pub async fn serve(app: Rc<App>, mut socket: UnixStream, place: Place) {
+/// Serves one connection to its end; `carried`: whether anything joins it to its other end now.
+pub async fn serve(app: Rc<App>, mut socket: UnixStream, place: Place, carried: Rc<Cell<bool>>) {
     let caller = app.caller();
     let mut first = [0; MAGIC.len()];
     match tokio::time::timeout(HELLO_TIMEOUT, socket.read_exact(&mut first)).await {
@@ -49,7 +49,8 @@ pub async fn serve(app: Rc<App>, mut socket: UnixStream, place: Place) {
         }
         Ok(Ok(_)) => {
             app.was_asked();
-            return exchanges(app, socket, first, caller, place).await;
+            let connection = Rc::new(Connection::new(app, caller, place));
+            return exchanges(connection, socket, first, carried).await;
         }
         // A caller that only looked whether we are here.
         Ok(Err(_)) => {}
@@ -71,15 +72,14 @@ async fn deliveries(app: &App, mut socket: UnixStream, first: [u8; MAGIC.len()])
     Ok(())
 }
 
-async fn exchanges(app: Rc<App>, socket: UnixStream, first: [u8; MAGIC.len()], caller: Caller, place: Place) {
+async fn exchanges(connection: Rc<Connection>, socket: UnixStream, first: [u8; MAGIC.len()], carried: Rc<Cell<bool>>) {
     let (prefix, rest) = (io::Cursor::new(first), socket);
     let (read, write) = rest.into_split();
     let heard = Rc::new(Cell::new(true));
     let io = TokioIo::new(Heard::new(tokio::io::join(prefix.chain(read), write), heard.clone()));
-    let connection = Rc::new(Connection::new(app, caller, place));
     let mut builder = hyper::server::conn::http2::Builder::new(LocalTasks);
     builder.timer(TokioTimer::new()).keep_alive_interval(PING_EVERY).keep_alive_timeout(GONE_AFTER).max_concurrent_streams(256);
-    let watched = heartbeat::watch(connection.clone(), heard);
+    let watched = heartbeat::watch(connection.clone(), heard, carried);
     let service = service_fn(move |request| {
         let connection = connection.clone();
         async move { Ok::<_, std::convert::Infallible>(connection.answer(request).await) }

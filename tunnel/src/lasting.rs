@@ -10,7 +10,7 @@
 //! then send again what is missing. A carrier that says nothing for [`SILENCE`] is given up.
 
 use std::{
-    cell::RefCell,
+    cell::{Cell, RefCell},
     collections::{HashMap, VecDeque},
     io,
     rc::Rc,
@@ -355,11 +355,18 @@ impl<C> Clone for Streams<C> {
 }
 
 impl<C: AsyncRead + AsyncWrite + Unpin> Streams<C> {
-    /// Takes a carrier. If its stream is a new one this serves the stream to its end, with what `open` makes as its local socket.
+    /// Takes a carrier. If its stream is a new one this serves the stream to its end, with what `open` makes as its local socket, and
+    /// `carried` says meanwhile whether there is a carrier.
     ///
     /// # Errors
     /// If the carrier says nothing that can be read, or the local socket fails.
-    pub async fn take<R, W>(&self, mut carrier: C, patience: Duration, open: impl FnOnce() -> io::Result<(R, W)>) -> io::Result<()>
+    pub async fn take<R, W>(
+        &self,
+        mut carrier: C,
+        patience: Duration,
+        carried: Rc<Cell<bool>>,
+        open: impl FnOnce() -> io::Result<(R, W)>,
+    ) -> io::Result<()>
     where
         R: AsyncRead + Unpin,
         W: AsyncWrite + Unpin,
@@ -383,6 +390,7 @@ impl<C: AsyncRead + AsyncWrite + Unpin> Streams<C> {
         let stream = Stream::new(open()?);
         let mut next = Some((carrier, hello.received));
         while let Some((mut carrier, peer_received)) = next.take() {
+            carried.set(true);
             let received = stream.state.borrow().received;
             let carry = async {
                 carrier.write_u64(received).await?;
@@ -393,7 +401,10 @@ impl<C: AsyncRead + AsyncWrite + Unpin> Streams<C> {
                 stop = carry => match stop {
                     Ok(Stop::Done) => return Ok(()),
                     Ok(Stop::Local(error)) => return Err(error),
-                    Ok(Stop::Carrier) | Err(_) => timeout(patience, arrivals.recv()).await.ok().flatten(),
+                    Ok(Stop::Carrier) | Err(_) => {
+                        carried.set(false);
+                        timeout(patience, arrivals.recv()).await.ok().flatten()
+                    }
                 },
                 // Its dialler has given up the old one, which may look alive from here for a long time.
                 arrived = arrivals.recv() => arrived,
@@ -455,7 +466,7 @@ mod tests {
             let (streams, far) = (streams.clone(), far.clone());
             spawn_local(async move {
                 let open = || far.borrow_mut().take().map(tokio::io::split).ok_or_else(|| io::Error::other("opened twice"));
-                let _ = streams.take(theirs, PATIENCE, open).await;
+                let _ = streams.take(theirs, PATIENCE, Rc::default(), open).await;
             });
             Ok(ours)
         }));
@@ -535,11 +546,17 @@ mod tests {
             let streams = Streams::default();
             let (mut ours, theirs) = duplex(1024);
             let (local, _far) = duplex(64);
-            let taking = spawn_local(async move { streams.take(theirs, Duration::from_millis(50), || Ok(tokio::io::split(local))).await });
+            let carried = Rc::new(Cell::new(false));
+            let told = carried.clone();
+            let patience = Duration::from_millis(50);
+            let taking = spawn_local(async move { streams.take(theirs, patience, told, || Ok(tokio::io::split(local))).await });
             ours.write_all(&Hello { id: [2; 16], received: 0 }.encode()).await.unwrap();
             assert_eq!(ours.read_u64().await.unwrap(), 0);
+            assert!(carried.get());
             drop(ours);
-            taking.await.unwrap().unwrap_err().kind()
+            let ended = taking.await.unwrap().unwrap_err().kind();
+            assert!(!carried.get());
+            ended
         };
         assert_eq!(LocalSet::new().run_until(work).await, io::ErrorKind::TimedOut);
     }

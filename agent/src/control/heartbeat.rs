@@ -1,5 +1,6 @@
 //! Does a session's machine answer? The control connection pings it every second, which its HTTP/2 answers without being asked;
-//! if nothing at all has come for some seconds, the machine is stopped, asleep or cut off.
+//! if nothing at all has come for some seconds, the machine is stopped, asleep or cut off. Sooner, if the connection that carries
+//! it has broken and no other comes.
 
 use std::{
     cell::Cell,
@@ -23,6 +24,8 @@ pub const GONE_AFTER: Duration = Duration::from_secs(60);
 const TICK: Duration = Duration::from_millis(500);
 /// So many ticks in a row without a byte: between three and four seconds.
 const SILENT: u32 = 7;
+/// So many with nothing that could carry one: less than a second. Who only dials again is back by then.
+const CUT_OFF: u32 = 2;
 
 /// A connection that notes when bytes come.
 pub struct Heard<T> {
@@ -37,12 +40,13 @@ impl<T> Heard<T> {
 }
 
 /// Tells the connection whether its other end answers, as long as it is polled.
-pub async fn watch(connection: Rc<Connection>, heard: Rc<Cell<bool>>) -> Infallible {
-    let mut silent = 0;
+pub async fn watch(connection: Rc<Connection>, heard: Rc<Cell<bool>>, carried: Rc<Cell<bool>>) -> Infallible {
+    let (mut silent, mut cut_off) = (0, 0);
     loop {
         tokio::time::sleep(TICK).await;
         silent = if heard.replace(false) { 0 } else { silent + 1 };
-        connection.set_answers(silent < SILENT);
+        cut_off = if carried.get() { 0 } else { cut_off + 1 };
+        connection.set_answers(silent < SILENT && cut_off < CUT_OFF);
     }
 }
 

@@ -2,7 +2,7 @@
 //! one agent. Behind it is what the control socket offers; the bytes outlive the connections that carry them
 //! ([`mirrord_tunnel::lasting`]).
 
-use std::{fs, io, net::SocketAddr, path::Path, rc::Rc, sync::Arc, time::Duration};
+use std::{cell::Cell, fs, io, net::SocketAddr, path::Path, rc::Rc, sync::Arc, time::Duration};
 
 use mirrord_protocol::control::ErrorReply;
 use mirrord_tunnel::lasting::Streams;
@@ -62,12 +62,13 @@ impl TlsPort {
             Err(_) => return tracing::debug!("a connection did not shake hands"),
         };
         // The rest of the agent knows unix sockets: deliveries move between threads with their descriptor alone.
+        let carried = Rc::new(Cell::new(true));
         let open = || {
             let (ours, theirs) = UnixStream::pair()?;
-            tokio::task::spawn_local(super::serve(app.clone(), theirs, Place::Elsewhere));
+            tokio::task::spawn_local(super::serve(app.clone(), theirs, Place::Elsewhere, carried.clone()));
             Ok(ours.into_split())
         };
-        if let Err(error) = self.streams.take(carrier, COME_BACK, open).await {
+        if let Err(error) = self.streams.take(carrier, COME_BACK, carried.clone(), open).await {
             tracing::debug!(%error, "a session's connection has ended");
         }
     }

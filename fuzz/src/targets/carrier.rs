@@ -1,7 +1,7 @@
 //! A hostile end of a stream that outlives its carriers: whatever it says on them, the local socket gets what was sent in whole
 //! frames, in order, and each carrier goes on where the peer says that it stopped.
 
-use std::{io, time::Duration};
+use std::{io, rc::Rc, time::Duration};
 
 use mirrord_tunnel::lasting::Streams;
 use tokio::{
@@ -40,7 +40,7 @@ async fn all(data: &[u8]) {
         let (returned, mut unused) = tokio::sync::oneshot::channel();
         tokio::task::spawn_local(async move {
             let mut socket = socket;
-            let opened = streams.take(theirs, Duration::from_secs(5), || socket.take().ok_or(io::ErrorKind::NotFound.into())).await;
+            let opened = streams.take(theirs, Duration::from_secs(5), Rc::default(), || socket.take().ok_or(io::ErrorKind::NotFound.into())).await;
             drop((opened, returned.send(socket)));
         });
         ours.write_all(said).await.expect("there is room");

@@ -1,9 +1,13 @@
 //! `mirrord exec` on workloads of a cluster, from the developer's machine.
 
-use std::{collections::BTreeSet, time::Duration};
+use std::{
+    collections::BTreeSet,
+    time::{Duration, Instant},
+};
 
 use mirrord_tests::{
     cluster::{Exec, Space, component},
+    processes::Process,
     programs::Program,
     session::ME,
 };
@@ -202,4 +206,18 @@ fn what_could_be_a_target_is_listed() {
         "{all:?}"
     );
     assert_eq!(list("-t deployment -o table").trim(), "deployment/shop  available");
+}
+
+#[test]
+fn what_was_the_sessions_is_the_pods_soon_after_the_developers_machine_has_died() {
+    let space = Space::alone();
+    space.shop(1);
+    let session = Exec::plain(&space, "deployment/shop").option(&format!("--steal -p 80:{LOCAL}")).run(&app("app"));
+    assert!(space.ask("shop", "/", &[]).starts_with("program app"));
+    session.processes().into_iter().for_each(Process::kill);
+    let killed = Instant::now();
+    // This one is the session's still: what is under way with it goes to the pod as well.
+    assert!(space.ask("shop", "/", &[]).starts_with("pod shop-"));
+    println!("answered by the pod {:?} after the kill", killed.elapsed());
+    assert!(killed.elapsed() < Duration::from_millis(2500), "{:?}", killed.elapsed());
 }
