@@ -90,6 +90,9 @@ async fn ready(app: &App) -> Result<(), ErrorReply> {
     if !app.workers_run() {
         return Err(failure("a worker has ended", "read the agent's log; end its sessions, the next one starts another agent"));
     }
+    if !app.has_target() {
+        return Ok(());
+    }
     let redirect = app.redirect().await.map_err(|error| failure(error, "read the agent's log"))?;
     match redirect.guard {
         Some(_) => Ok(()),

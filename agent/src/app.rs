@@ -43,7 +43,8 @@ use crate::{
     },
     sessions::{Session, Sessions},
     settings::Settings,
-    socket, target,
+    socket::{self, PodConnector},
+    target,
     worker::{self, Handle, Order, room::Room},
 };
 
@@ -97,10 +98,12 @@ impl App {
     /// Enters the namespace, opens listeners, starts workers and guard. Nothing is redirected yet.
     pub async fn new(settings: Settings) -> Result<Rc<Self>, ErrorReply> {
         detach();
+        if settings.guest {
+            crate::process::go_first();
+        }
         let netns = NetNs::open(target::netns(&settings)?).map_err(|error| failure(error, ""))?;
         let control = ControlSocket::bind(&settings.socket)?;
-        let keys = settings.listen.zip(settings.tls.as_deref());
-        let tls = keys.map(|(address, folder)| TlsPort::bind(address, folder)).transpose()?;
+        let tls = settings.listen.map(|address| TlsPort::bind(address, |name| settings.key(name))).transpose()?;
         let engine = EngineSettings { cache_dir: settings.cache_folder(), ..EngineSettings::default() };
         let engine = Engine::new(engine).map_err(|error| failure(error, ""))?;
 
@@ -120,8 +123,11 @@ impl App {
             remove_folders: settings.socket.parent().map(Path::to_owned).into_iter().collect(),
             ..Options::default()
         };
-        let redirector = Redirector::start(&netns, port, options).map_err(|error| failure(error, ""))?;
-        let pod = redirector.pod_connector();
+        let redirector = match settings.targetless {
+            false => Some(Redirector::start(&netns, port, options).map_err(|error| failure(error, ""))?),
+            true => None,
+        };
+        let pod = redirector.as_ref().map_or_else(PodConnector::default, Redirector::pod_connector);
         let start = |((index, listeners), counters): (_, &Arc<Counters>)| {
             worker::start(index, &netns, listeners, (pod, settings.spare_probes), counters.clone(), Room::new(brake.clone()))
         };
@@ -143,7 +149,7 @@ impl App {
             netns,
             gateway_port: port,
             names: RefCell::default(),
-            redirector: Arc::new(Mutex::new(Some(redirector))),
+            redirector: Arc::new(Mutex::new(redirector)),
             changing: tokio::sync::Mutex::default(),
             changed: Notify::new(),
             callers: Cell::new(0),
@@ -234,12 +240,20 @@ impl App {
         T: Send + 'static,
         F: FnOnce(&mut Redirector) -> Result<T, RedirectError> + Send + 'static,
     {
+        if !self.has_target() {
+            return Err(RedirectError::NoTarget);
+        }
         let redirector = self.redirector.clone();
         let asked = tokio::task::spawn_blocking(move || {
             let mut redirector = redirector.lock().map_err(|_| RedirectError::Control)?;
             redirector.as_mut().map_or(Err(RedirectError::Control), call)
         });
         asked.await.unwrap_or(Err(RedirectError::Control))
+    }
+
+    /// Whether there is somebody's traffic to redirect.
+    pub fn has_target(&self) -> bool {
+        !self.settings.targetless
     }
 
     /// Number of workers, for the session's delivery connections.

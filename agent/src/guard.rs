@@ -10,6 +10,7 @@
 use crate::{
     folder,
     redirect::{sysctls, transparent},
+    settings::key_variable,
 };
 use serde::{Deserialize, Serialize};
 use std::{
@@ -85,6 +86,8 @@ impl Guard {
             // Whoever looks at the process list should see whose guard it is, not /proc/self/exe.
             .arg0("mirrord-agent")
             .current_dir("/")
+            // It has no use for the keys.
+            .env_remove(key_variable("tls.key"))
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             // Not for writing: it is the one more descriptor that a child can be given by safe means.

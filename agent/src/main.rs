@@ -31,7 +31,12 @@ fn main() -> ExitCode {
         Command { settings, .. } => settings,
     };
     let filter = EnvFilter::try_new(&settings.log_level).unwrap_or_else(|_| EnvFilter::new("info"));
-    tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).with_ansi(false).init();
+    let log = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).with_ansi(false);
+    if settings.json_log {
+        log.json().init()
+    } else {
+        log.init()
+    }
     match run(settings) {
         Ok(()) => ExitCode::SUCCESS,
         Err(reply) => {

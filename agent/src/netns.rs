@@ -5,7 +5,7 @@
 //! included; calling `enter` inside a task of a shared runtime would poison a worker instead.
 
 use std::{
-    fs::File,
+    fs::{self, File},
     io,
     os::{fd::AsRawFd, unix::fs::MetadataExt},
     path::{Path, PathBuf},
@@ -82,8 +82,11 @@ impl NetNs {
         &self.path
     }
 
-    /// Moves the calling thread, and only it, into the namespace.
+    /// Moves the calling thread, and only it, into the namespace. Where it is already nobody needs a right to be.
     pub fn enter(&self) -> Result<(), NetNsError> {
+        if fs::metadata("/proc/thread-self/ns/net").is_ok_and(|own| own.ino() == self.inode) {
+            return Ok(());
+        }
         // SAFETY: plain system call on a descriptor that `self` keeps open; no memory is passed.
         if unsafe { libc::setns(self.file.as_raw_fd(), libc::CLONE_NEWNET) } == 0 {
             return Ok(());

@@ -1,6 +1,6 @@
 //! The agent's command line. Users do not type it: `mirrord exec` and the container's manifest do.
 
-use std::{net::SocketAddr, path::PathBuf, time::Duration};
+use std::{env, fs, io, net::SocketAddr, path::PathBuf, time::Duration};
 
 use clap::{Args, Parser, Subcommand};
 
@@ -49,12 +49,19 @@ pub struct Settings {
     /// Process whose environment sessions may ask for, where no container is named
     #[arg(long, value_name = "PID")]
     pub process: Option<u32>,
-    /// Address for sessions from elsewhere; they need the keys in --tls
-    #[arg(long, value_name = "IP:PORT", requires = "tls")]
+    /// There is no target: nothing is redirected
+    #[arg(long, conflicts_with_all = ["netns", "container"])]
+    pub targetless: bool,
+    /// Address for sessions from elsewhere, who need our keys: --tls or --guest
+    #[arg(long, value_name = "IP:PORT", requires = "keys")]
     pub listen: Option<SocketAddr>,
     /// Folder with ca.crt, tls.crt and tls.key
-    #[arg(long, value_name = "FOLDER")]
+    #[arg(long, value_name = "FOLDER", group = "keys")]
     pub tls: Option<PathBuf>,
+    /// The agent is a container of the target's own pod: its keys are in MIRRORD_AGENT_CA_CRT, …_TLS_CRT and …_TLS_KEY, and if the pod
+    /// runs out of memory, it goes first
+    #[arg(long, group = "keys")]
+    pub guest: bool,
     /// Seconds that an agent without a session waits for the next one
     #[arg(long, env = "MIRRORD_AGENT_COMMUNICATION_TIMEOUT", default_value_t = 0)]
     pub idle: u64,
@@ -70,6 +77,9 @@ pub struct Settings {
     /// Log filter as for RUST_LOG
     #[arg(long, env = "MIRRORD_AGENT_RUST_LOG", default_value = "info")]
     pub log_level: String,
+    /// Log lines are JSON
+    #[arg(long, env = "MIRRORD_AGENT_JSON_LOG")]
+    pub json_log: bool,
     /// Folder for compiled filters; empty: no cache
     #[arg(long, env = "MIRRORD_AGENT_CACHE")]
     pub cache: Option<PathBuf>,
@@ -78,7 +88,21 @@ pub struct Settings {
     pub grace: u64,
 }
 
+/// Where an agent that is a guest has a file of its keys.
+#[must_use]
+pub fn key_variable(name: &str) -> String {
+    format!("MIRRORD_AGENT_{}", name.replace('.', "_").to_uppercase())
+}
+
 impl Settings {
+    /// A file of the keys.
+    pub fn key(&self, name: &str) -> io::Result<Vec<u8>> {
+        match &self.tls {
+            Some(folder) => fs::read(folder.join(name)),
+            None => env::var(key_variable(name)).map(String::into_bytes).map_err(io::Error::other),
+        }
+    }
+
     /// How long connections may take to end after SIGTERM.
     #[must_use]
     pub fn grace(&self) -> Duration {

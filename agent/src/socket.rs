@@ -84,7 +84,7 @@ fn same_place(a: SocketAddr, b: SocketAddr) -> bool {
 }
 
 /// How to reach the pod's own listeners past the redirect; one for each worker.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, Default)]
 pub struct PodConnector {
     mark: u32,
     transparent: Transparent,
@@ -99,7 +99,7 @@ pub struct Transparent {
 }
 
 impl PodConnector {
-    /// Sockets with `mark` are exempt from the redirect.
+    /// Sockets with `mark` are exempt from the redirect; 0, the default, where there is none.
     pub fn new(mark: u32, transparent: Transparent) -> Self {
         PodConnector { mark, transparent }
     }
@@ -167,7 +167,9 @@ pub(crate) fn assume_address(socket: &Socket, client: SocketAddr, mark: u32) -> 
 
 pub(crate) fn new_socket(destination: SocketAddr, mark: u32) -> io::Result<Socket> {
     let socket = Socket::new(Domain::for_address(destination), Type::STREAM.nonblocking(), Some(Protocol::TCP))?;
-    socket.set_mark(mark)?;
+    if mark != 0 {
+        socket.set_mark(mark)?;
+    }
     socket.set_tcp_nodelay(true)?;
     Ok(socket)
 }

@@ -146,6 +146,10 @@ pub struct ClusterArgs {
     #[arg(short = 'a', long, value_name = "NAMESPACE")]
     agent_namespace: Option<String>,
 
+    /// The agent is an ephemeral container of the target's pod, not a pod of its own [env: MIRRORD_EPHEMERAL_CONTAINER]
+    #[arg(short = 'e', long)]
+    ephemeral_container: bool,
+
     /// The agent's image [env: MIRRORD_AGENT_IMAGE]
     #[arg(short = 'i', long, value_name = "IMAGE")]
     agent_image: Option<String>,
@@ -197,7 +201,7 @@ impl ClusterArgs {
             agent_log_level: self.agent_log_level,
             agent_ttl: self.agent_ttl,
             agent_startup_timeout: self.agent_startup_timeout,
-            ephemeral: false,
+            ephemeral: self.ephemeral_container,
             one: self.one,
         }
     }

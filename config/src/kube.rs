@@ -70,6 +70,45 @@ pub struct Agent {
     pub security_context: Option<Value>,
 }
 
+impl Agent {
+    /// What is set and means nothing for an agent of this form, as a line for the user.
+    #[must_use]
+    pub fn unused(&self, has_target: bool) -> Option<String> {
+        let unused = if !has_target {
+            vec![
+                ("ephemeral", self.ephemeral == Some(true)),
+                ("namespace", self.namespace.is_some()),
+                ("privileged", self.privileged == Some(true)),
+                ("disabled_capabilities", !self.disabled_capabilities.is_empty()),
+            ]
+        } else if self.ephemeral == Some(true) {
+            vec![
+                ("namespace", self.namespace.is_some()),
+                ("image_pull_secrets", !self.image_pull_secrets.is_empty()),
+                ("ttl", self.ttl.is_some()),
+                ("tolerations", self.tolerations.is_some()),
+                ("resources", self.resources.is_some()),
+                ("check_out_of_pods", self.check_out_of_pods.is_some()),
+                ("labels", !self.labels.is_empty()),
+                ("annotations", !self.annotations.is_empty()),
+                ("node_selector", !self.node_selector.is_empty()),
+                ("service_account", self.service_account.is_some()),
+                ("priority_class", self.priority_class.is_some()),
+                ("security_context", self.security_context.is_some()),
+            ]
+        } else {
+            vec![("node_selector", !self.node_selector.is_empty())]
+        };
+        let names: Vec<_> = unused.into_iter().filter(|(_, is_set)| *is_set).map(|(name, _)| format!("`agent.{name}`")).collect();
+        let form = match (has_target, self.ephemeral) {
+            (false, _) => "an agent without a target",
+            (true, Some(true)) => "an agent in the target's own pod",
+            _ => "an agent on its target's node",
+        };
+        (!names.is_empty()).then(|| format!("{} means nothing for {form}", names.join(", ")))
+    }
+}
+
 /// All of it.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct ClusterSettings {
@@ -339,6 +378,17 @@ mod tests {
         assert_eq!((agent.ttl, agent.privileged, agent.tolerations), (Some(5), None, Some(Value::Array(Vec::new()))));
         assert_eq!(agent.security_context.unwrap()["seccompProfile"]["localhostProfile"], "p");
         assert_eq!(warnings, ["`agent.dns` is not supported yet and is ignored"]);
+    }
+
+    #[test]
+    fn what_means_nothing_for_a_form_of_the_agent_is_said() {
+        let (agent, _) =
+            read(serde_json::json!({"ephemeral": true, "namespace": "tools", "disabled_capabilities": ["SYS_ADMIN"]})).unwrap();
+        assert_eq!(agent.unused(true).unwrap(), "`agent.namespace` means nothing for an agent in the target's own pod");
+        assert!(agent.unused(false).unwrap().starts_with("`agent.ephemeral`, `agent.namespace`, `agent.disabled_capabilities` means"));
+        let (agent, _) = read(serde_json::json!({"node_selector": {"a": "b"}, "ttl": 3, "privileged": true})).unwrap();
+        assert!(agent.unused(true).unwrap().contains("`agent.node_selector`"));
+        assert_eq!(Agent::default().unused(true), None);
     }
 
     #[test]

@@ -208,21 +208,25 @@ impl Config {
         let mut command = flags.command.into_iter();
         let program = command.next().filter(|program| !program.is_empty()).ok_or(ConfigError::NoCommand)?;
         let target = target(flags.target, &variable, file.target)?;
-        if target == Target::Cluster(ClusterTarget::Targetless) && mode == Mode::Steal {
+        let is_targetless = target == Target::Cluster(ClusterTarget::Targetless);
+        if is_targetless && mode == Mode::Steal {
             return Err(ConfigError::StealNothing);
         }
         let cluster = ClusterSettings::resolve(flags.cluster, &variable, file.cluster)?;
         let mut warnings = file.warnings;
-        let is_targetless = target == Target::Cluster(ClusterTarget::Targetless);
-        if cluster.agent.namespace.is_some() && (is_targetless || cluster.agent.ephemeral == Some(true)) {
-            warnings.push("`agent.namespace` is ignored: such an agent is in the target's namespace".into());
+        if let Target::Cluster(_) = target {
+            warnings.extend(cluster.agent.unused(!is_targetless));
+        }
+        if is_targetless {
+            warnings.push("there is no target: ports that the program opens stay on this machine".into());
         }
         Ok(Self {
             target,
             mode,
             filter_ports: filter_ports.filter(|_| !filters.is_empty()),
             filters,
-            ports,
+            // Without a target there are none that the program's could stand for.
+            ports: if is_targetless { Some(Vec::new()) } else { ports },
             ambiguous: flags.ambiguous.unwrap_or_default(),
             show_decision: flags.show_decision,
             priority: flags.priority.unwrap_or_default(),
@@ -395,6 +399,8 @@ mod tests {
     fn clusters_have_targets_too() {
         let config = resolve(Flags { target: Some("deployment/shop".into()), ..flags() }).unwrap();
         assert_eq!((config.target.to_string().as_str(), config.hostname), ("deployment/shop", true));
+        let nothing = resolve(Flags { target: Some("targetless".into()), ..flags() }).unwrap();
+        assert_eq!((nothing.ports, nothing.warnings.len()), (Some(Vec::new()), 1));
         let nothing = Flags { target: Some("targetless".into()), modes: vec![Mode::Steal], ..flags() };
         assert_eq!(resolve(nothing), Err(ConfigError::StealNothing));
     }

@@ -42,7 +42,8 @@ impl App {
     /// Whether no connection is on the gateway, nor in its backlog (which would be reset with the listeners).
     async fn is_drained(&self) -> bool {
         let on_gateway = self.counters.iter().any(|counters| counters.open() > 0);
-        !on_gateway && self.firewall(|redirector| redirector.in_flight()).await.is_ok_and(|in_flight| in_flight == 0)
+        !on_gateway
+            && (!self.has_target() || self.firewall(|redirector| redirector.in_flight()).await.is_ok_and(|in_flight| in_flight == 0))
     }
 
     /// Ends all sessions, redirect first, and gives open connections the grace time.

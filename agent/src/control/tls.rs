@@ -2,7 +2,7 @@
 //! one agent. Behind it is what the control socket offers; the bytes outlive the connections that carry them
 //! ([`mirrord_tunnel::lasting`]).
 
-use std::{cell::Cell, fs, io, net::SocketAddr, path::Path, rc::Rc, sync::Arc, time::Duration};
+use std::{cell::Cell, io, net::SocketAddr, rc::Rc, sync::Arc, time::Duration};
 
 use mirrord_protocol::control::ErrorReply;
 use mirrord_tunnel::lasting::Streams;
@@ -36,10 +36,10 @@ pub struct TlsPort {
 }
 
 impl TlsPort {
-    /// Listens; `folder` has `ca.crt` (who may come), `tls.crt` and `tls.key` (who we are), as in a Secret.
-    pub fn bind(address: SocketAddr, folder: &Path) -> Result<Self, ErrorReply> {
+    /// Listens; `key` reads `ca.crt` (who may come), `tls.crt` and `tls.key` (who we are), as they are in a Secret.
+    pub fn bind(address: SocketAddr, key: impl Fn(&str) -> io::Result<Vec<u8>>) -> Result<Self, ErrorReply> {
         let help = "the command line makes them: run it again";
-        let config = config(folder).map_err(|error| failure(format!("the keys in {} cannot be used: {error}", folder.display()), help))?;
+        let config = config(key).map_err(|error| failure(format!("the agent's keys cannot be used: {error}"), help))?;
         let listener = std::net::TcpListener::bind(address).and_then(|listener| {
             listener.set_nonblocking(true)?;
             TcpListener::from_std(listener)
@@ -74,8 +74,8 @@ impl TlsPort {
     }
 }
 
-fn config(folder: &Path) -> io::Result<ServerConfig> {
-    let read = |name: &str| fs::read(folder.join(name)).map_err(|error| io::Error::new(error.kind(), format!("{name}: {error}")));
+fn config(key: impl Fn(&str) -> io::Result<Vec<u8>>) -> io::Result<ServerConfig> {
+    let read = |name: &str| key(name).map_err(|error| io::Error::new(error.kind(), format!("{name}: {error}")));
     let certificates = |name: &str| {
         CertificateDer::pem_slice_iter(&read(name)?)
             .collect::<Result<Vec<_>, _>>()

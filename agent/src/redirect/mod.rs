@@ -55,6 +55,8 @@ pub enum RedirectError {
     LeftRules(Vec<String>),
     #[error("cannot prepare the redirect: {0}. Check the agent's log for what came before")]
     Setup(#[source] io::Error),
+    #[error("this agent has no target whose traffic could be redirected. Name one with --target")]
+    NoTarget,
     #[error("the redirect's control thread has ended. Start the agent again; its guard undoes the rules")]
     Control,
 }

@@ -10,7 +10,7 @@ use std::{
 
 use k8s_openapi::api::{
     batch::v1::Job,
-    core::v1::{Event, Pod as KubePod, Secret},
+    core::v1::{ContainerStatus, Event, Pod as KubePod, Secret},
 };
 use kube::{
     Api, Client, ResourceExt,
@@ -25,7 +25,7 @@ use super::{
     bridge::{Bridge, Way},
     error::{KubeError, admission_help},
     keys,
-    manifest::{self, APP, CONTAINER, PORT, Plan, Pod},
+    manifest::{self, APP, CONTAINER, Holder, PORT, Plan, Pod},
     process::Progress,
 };
 
@@ -35,6 +35,8 @@ const LOOK: Duration = Duration::from_millis(100);
 const NO_POD: Duration = Duration::from_secs(1);
 /// An attempt to ask an agent whose pod runs.
 const ASK: Duration = Duration::from_secs(5);
+/// A state that lasts is told again after so long.
+const REMIND: Duration = Duration::from_secs(20);
 /// How long an agent that has ended may take to be gone.
 const GONE: Duration = Duration::from_secs(60);
 /// How long the agent may take to be ready, unless set.
@@ -54,8 +56,26 @@ pub struct Agent {
     pub bridge: Bridge,
     /// The pod that it serves.
     pub pod: Pod,
-    /// The pod that it runs in.
-    pub runs_in: String,
+    pub place: Place,
+}
+
+/// Where an agent runs: the names of its pod and of its container.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Place {
+    pub pod: String,
+    pub container: String,
+}
+
+impl Place {
+    /// A pod of its own.
+    fn own(pod: String) -> Self {
+        Self { pod, container: CONTAINER.into() }
+    }
+
+    /// Whether it is a pod of its own.
+    pub fn is_own(&self) -> bool {
+        self.container == CONTAINER
+    }
 }
 
 impl Maker<'_> {
@@ -65,15 +85,42 @@ impl Maker<'_> {
         let deadline = Instant::now() + Duration::from_secs(seconds);
         let name = manifest::name(&pod.uid);
         let mut again = false;
+        // Whoever is there is joined, in whichever form.
+        let as_guest = pod.has_guest || (self.settings.ephemeral == Some(true) && !self.job_is_there(&name).await);
         loop {
-            let keys = self.find_or_make(&name, pod, deadline, progress).await?;
-            match self.ready(&name, &keys, deadline, progress).await {
-                Ok((bridge, runs_in)) => return Ok(Agent { bridge, pod: pod.clone(), runs_in }),
+            let made = if as_guest && *self.target != ClusterTarget::Targetless {
+                self.guest(pod, deadline, progress).await
+            } else {
+                let keys = self.find_or_make(&name, pod, deadline, progress).await?;
+                self.ready(&name, &keys, deadline, progress).await.map(|(bridge, pod)| (bridge, Place::own(pod)))
+            };
+            match made {
+                Ok((bridge, place)) => return Ok(Agent { bridge, pod: pod.clone(), place }),
                 // The one that was found was about to end.
                 Err(Wait::Ended(_)) if !again => again = true,
                 Err(Wait::Ended(error) | Wait::Failed(error)) => return Err(error),
                 Err(Wait::Slow(state)) => return Err(KubeError::Slow { seconds, state }),
             }
+        }
+    }
+
+    /// Without the right to look there is none for us.
+    async fn job_is_there(&self, name: &str) -> bool {
+        let job = Api::<Job>::namespaced(self.client.clone(), self.namespace).get_opt(name).await;
+        job.is_ok_and(|job| job.is_some_and(|job| !has_ended(&job)))
+    }
+
+    /// An agent as it is to be made.
+    pub(super) fn plan<'a>(&'a self, name: String, namespace: &str, pod: &'a Pod) -> Plan<'a> {
+        Plan {
+            keys: format!("{name}-{}", suffix()),
+            name,
+            namespace: namespace.to_owned(),
+            pod,
+            target: self.target,
+            owner: self.owner,
+            settings: self.settings,
+            image: image(self.settings),
         }
     }
 
@@ -91,24 +138,18 @@ impl Maker<'_> {
                     None => self.remove(&jobs, name).await?,
                 }
             }
-            let plan = Plan {
-                name: name.to_owned(),
-                keys: format!("{name}-{}", suffix()),
-                namespace: self.namespace.to_owned(),
-                pod,
-                target: self.target,
-                owner: self.owner,
-                settings: self.settings,
-                image: image(self.settings),
-            };
+            let plan = self.plan(name.to_owned(), self.namespace, pod);
             let job = match jobs.create(&PostParams::default(), &manifest::job(&plan)?).await {
                 Ok(job) => job,
                 // Somebody else was faster: joined at the next look.
                 Err(kube::Error::Api(status)) if status.code == 409 && Instant::now() < deadline => continue,
                 Err(error) => return Err(failed("create jobs", error)),
             };
-            progress.step(&format_args!("starting an agent for {} on {}", pod.name, pod.node));
-            let made = self.make_keys(&plan, &job.uid().unwrap_or_default()).await;
+            match self.target {
+                ClusterTarget::Targetless => progress.step(&"starting an agent without a target"),
+                _ => progress.step(&format_args!("starting an agent for {} on {}", pod.name, pod.node)),
+            }
+            let made = self.make_keys(&plan, Holder::Job(&job.uid().unwrap_or_default())).await;
             if let Err(error) = made {
                 // Without keys it would wait for ever.
                 let _ = jobs.delete(name, &DeleteParams::background()).await;
@@ -118,11 +159,11 @@ impl Maker<'_> {
         }
     }
 
-    async fn make_keys(&self, plan: &Plan<'_>, job_uid: &str) -> Result<(), KubeError> {
-        let secret = manifest::secret(plan, job_uid, keys::make()?)?;
-        let secrets = Api::<Secret>::namespaced(self.client.clone(), self.namespace);
+    pub(super) async fn make_keys(&self, plan: &Plan<'_>, holder: Holder<'_>) -> Result<(), KubeError> {
+        let secret = manifest::secret(plan, holder, keys::make()?)?;
+        let secrets = Api::<Secret>::namespaced(self.client.clone(), &plan.namespace);
         let created = secrets.create(&PostParams::default(), &secret).await;
-        created.map(drop).map_err(|error| KubeError::api(format!("create secrets in {}", self.namespace), error))
+        created.map(drop).map_err(|error| KubeError::api(format!("create secrets in {}", plan.namespace), error))
     }
 
     /// Removes a Job that has ended, and waits until its name is free.
@@ -144,8 +185,9 @@ impl Maker<'_> {
     async fn ready(&self, name: &str, keys: &str, deadline: Instant, progress: &Progress) -> Result<(Bridge, String), Wait> {
         let pods = Api::<KubePod>::namespaced(self.client.clone(), self.namespace);
         let started = Instant::now();
-        let mut state = "nothing".to_owned();
+        let mut waiting = Waiting::until(deadline);
         let mut tls = None;
+        let keys = Keys { namespace: self.namespace, name: keys };
         loop {
             let list = pods.list(&ListParams::default().labels(&format!("job-name={name}"))).await;
             let list = list.map_err(|error| Wait::Failed(KubeError::api(format!("list pods in {}", self.namespace), error)))?;
@@ -155,19 +197,12 @@ impl Maker<'_> {
             };
             let now = match seen {
                 Seen::Waits(now) => now,
-                Seen::Runs(pod) => match self.dial(&pods, &pod, keys, &mut tls).await {
+                Seen::Runs(pod) => match self.dial(&pods, (&pod, PORT), keys, &mut tls).await {
                     Ok(bridge) => return Ok((bridge, pod)),
                     Err(now) => now,
                 },
             };
-            if now != state {
-                progress.detail(&now);
-                state = now;
-            }
-            if Instant::now() >= deadline {
-                return Err(Wait::Slow(state));
-            }
-            tokio::time::sleep(LOOK).await;
+            waiting.go_on(now, progress).await?;
         }
     }
 
@@ -195,13 +230,18 @@ impl Maker<'_> {
     }
 
     async fn look(&self, pods: &Api<KubePod>, pod: &KubePod) -> Result<Seen, Wait> {
-        match judge(pod) {
+        self.judged(pods, &Place::own(pod.name_any()), judge(pod)).await
+    }
+
+    /// What becomes of a wait for the agent in a container.
+    pub(super) async fn judged(&self, pods: &Api<KubePod>, place: &Place, judged: Judged) -> Result<Seen, Wait> {
+        match judged {
             Judged::Waits(state) => Ok(Seen::Waits(state)),
-            Judged::Runs => Ok(Seen::Runs(pod.name_any())),
+            Judged::Runs => Ok(Seen::Runs(place.pod.clone())),
             Judged::Fails { why, help } => Err(Wait::Failed(KubeError::Start { why, help })),
             Judged::Ended(why) => {
-                let last = LogParams { tail_lines: Some(3), ..LogParams::default() };
-                let log = pods.logs(&pod.name_any(), &last).await.unwrap_or_default();
+                let last = LogParams { tail_lines: Some(3), container: Some(place.container.clone()), ..LogParams::default() };
+                let log = pods.logs(&place.pod, &last).await.unwrap_or_default();
                 let said = log.lines().rev().find_map(|line| serde_json::from_str(line).ok()).map(KubeError::Agent);
                 let help = if log.is_empty() { "run the command again".to_owned() } else { format!("its log ends with: {}", log.trim()) };
                 Err(Wait::Ended(said.unwrap_or(KubeError::Start { why, help })))
@@ -210,19 +250,25 @@ impl Maker<'_> {
     }
 
     /// Asks the agent whether it is ready; the error is what is seen meanwhile. `tls`: from its Secret, which is read once.
-    async fn dial(&self, pods: &Api<KubePod>, pod: &str, keys: &str, tls: &mut Option<Arc<ClientConfig>>) -> Result<Bridge, String> {
+    pub(super) async fn dial(
+        &self,
+        pods: &Api<KubePod>,
+        (pod, port): (&str, u16),
+        keys: Keys<'_>,
+        tls: &mut Option<Arc<ClientConfig>>,
+    ) -> Result<Bridge, String> {
         let tls = match tls {
             Some(tls) => tls.clone(),
             None => tls.insert(self.keys(keys).await.map_err(|error| error.to_string())?).clone(),
         };
-        let way = Way { pods: pods.clone(), pod: pod.to_owned(), port: PORT, tls };
+        let way = Way { pods: pods.clone(), pod: pod.to_owned(), port, tls };
         let bridge = Bridge::open(way).map_err(|error| error.to_string())?;
         ready(bridge.path()).await.map(|()| bridge)
     }
 
-    async fn keys(&self, name: &str) -> Result<Arc<ClientConfig>, KubeError> {
-        let secrets = Api::<Secret>::namespaced(self.client.clone(), self.namespace);
-        let secret = secrets.get(name).await.map_err(|error| KubeError::api("get the Secret with its keys", error))?;
+    async fn keys(&self, keys: Keys<'_>) -> Result<Arc<ClientConfig>, KubeError> {
+        let secrets = Api::<Secret>::namespaced(self.client.clone(), keys.namespace);
+        let secret = secrets.get(keys.name).await.map_err(|error| KubeError::api("get the Secret with its keys", error))?;
         keys::session(&secret.data.unwrap_or_default())
     }
 }
@@ -235,8 +281,8 @@ async fn ready(socket: &Path) -> Result<(), String> {
     }
 }
 
-/// Names of the pods in which agents run now.
-pub async fn running(client: &Client, namespace: &str) -> Result<BTreeSet<String>, KubeError> {
+/// Agents that run now in pods of their own.
+pub async fn running(client: &Client, namespace: &str) -> Result<BTreeSet<Place>, KubeError> {
     let label = format!("{}={}", APP.0, APP.1);
     let list = Api::<KubePod>::namespaced(client.clone(), namespace).list(&ListParams::default().labels(&label)).await;
     let list = list.map_err(|error| KubeError::api(format!("list pods in {namespace}"), error))?;
@@ -244,12 +290,46 @@ pub async fn running(client: &Client, namespace: &str) -> Result<BTreeSet<String
         .items
         .iter()
         .filter(|pod| pod.metadata.deletion_timestamp.is_none() && judge(pod) == Judged::Runs)
-        .map(ResourceExt::name_any)
+        .map(|pod| Place::own(pod.name_any()))
         .collect())
 }
 
+/// A Secret.
+#[derive(Clone, Copy)]
+pub(super) struct Keys<'a> {
+    pub namespace: &'a str,
+    pub name: &'a str,
+}
+
+/// Waits for an agent, and tells what is seen meanwhile.
+pub(super) struct Waiting {
+    deadline: Instant,
+    state: String,
+    told: Instant,
+}
+
+impl Waiting {
+    pub(super) fn until(deadline: Instant) -> Self {
+        Self { deadline, state: "nothing".into(), told: Instant::now() }
+    }
+
+    /// Waits a little. What is seen is told when it is new, and from time to time.
+    pub(super) async fn go_on(&mut self, now: String, progress: &Progress) -> Result<(), Wait> {
+        if now != self.state || self.told.elapsed() >= REMIND {
+            progress.detail(&now);
+            self.state = now;
+            self.told = Instant::now();
+        }
+        if Instant::now() >= self.deadline {
+            return Err(Wait::Slow(self.state.clone()));
+        }
+        tokio::time::sleep(LOOK).await;
+        Ok(())
+    }
+}
+
 /// What became of waiting.
-enum Wait {
+pub(super) enum Wait {
     /// It ran, and has ended.
     Ended(KubeError),
     Failed(KubeError),
@@ -257,14 +337,20 @@ enum Wait {
     Slow(String),
 }
 
+impl From<KubeError> for Wait {
+    fn from(error: KubeError) -> Self {
+        Self::Failed(error)
+    }
+}
+
 /// What is seen of the agent's pod.
-enum Seen {
+pub(super) enum Seen {
     Waits(String),
     Runs(String),
 }
 
 #[derive(Debug, PartialEq, Eq)]
-enum Judged {
+pub(super) enum Judged {
     Waits(String),
     Runs,
     Fails { why: String, help: String },
@@ -284,7 +370,7 @@ fn judge(pod: &KubePod) -> Judged {
         };
     }
     let container = status.container_statuses.iter().flatten().find(|container| container.name == CONTAINER);
-    let Some(state) = container.and_then(|container| container.state.as_ref()) else {
+    let Some(container) = container.filter(|container| container.state.is_some()) else {
         let phase = status.phase.as_deref().unwrap_or("Pending");
         return match status.reason.as_deref() {
             Some(reason) if phase == "Failed" => Judged::Fails {
@@ -294,6 +380,12 @@ fn judge(pod: &KubePod) -> Judged {
             _ => Judged::Waits(format!("its pod is {phase}")),
         };
     };
+    judge_container(container)
+}
+
+/// The state of its container.
+pub(super) fn judge_container(container: &ContainerStatus) -> Judged {
+    let Some(state) = &container.state else { return Judged::Waits("its container is new".into()) };
     if let Some(ended) = &state.terminated {
         let reason = ended.reason.clone().unwrap_or_default();
         return Judged::Ended(format!("it ended at once ({reason}, exit code {})", ended.exit_code));
@@ -336,7 +428,7 @@ fn keys_of(job: &Job) -> Option<String> {
 }
 
 /// Tells this agent's keys from those of the one before it, which may not be gone yet.
-fn suffix() -> String {
+pub(super) fn suffix() -> String {
     let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or_default();
     format!("{:06x}", (now.as_micros() ^ u128::from(std::process::id()) << 8) & 0xff_ffff)
 }

@@ -22,12 +22,12 @@ pub enum KubeError {
     NoContainer { pod: String, name: String, known: String },
     #[error("the pod {0} is on its node's own network, where the traffic of the whole node would be redirected")]
     HostNetwork(String),
-    #[error("targets of the kind `{0}` are not supported yet in a cluster")]
-    Unsupported(&'static str),
     #[error("`{0}` is no kind of target that could be listed")]
     NoKind(String),
     #[error("the agent's pod does not start: {why}")]
     Start { why: String, help: String },
+    #[error("the agent cannot be a container of the target's pod: {why}")]
+    NoGuests { why: String, help: &'static str },
     #[error("the agent was not ready within {seconds} s; last seen: {state}")]
     Slow { seconds: u64, state: String },
     #[error("the agent in the cluster cannot be reached: {0}")]
@@ -45,14 +45,13 @@ impl KubeError {
             Self::Config(_) => "check it with `kubectl config view`; --context chooses another context, KUBECONFIG another file".into(),
             Self::Unreachable(_) => "check with `kubectl get pods` that the cluster answers from here".into(),
             Self::Forbidden { .. } => "ask whoever runs the cluster for the Role that `mirrord rbac` prints".into(),
-            Self::Refused { help, .. } => (*help).into(),
+            Self::Refused { help, .. } | Self::NoGuests { help, .. } => (*help).into(),
             Self::NoSuch { kind, namespace, .. } => {
                 format!("`kubectl get {kind} -n {namespace}` shows what there is; -n chooses another namespace, --context another cluster")
             }
             Self::NoPod { .. } => "wait until one of its pods is ready (`kubectl get pods` shows them), or name another target".into(),
             Self::NoContainer { known, .. } => format!("it has {known}"),
             Self::HostNetwork(_) => "name a target with a network of its own".into(),
-            Self::Unsupported(_) => "name a pod, or a workload that has some".into(),
             Self::NoKind(_) => {
                 format!("it is one of {}", mirrord_config::Kind::ALL.map(mirrord_config::Kind::word).join(", "))
             }

@@ -1,4 +1,5 @@
-//! What is created in the cluster: the agent's Job and the Secret with its keys, as pure functions of a [`Plan`].
+//! What is created in the cluster: an agent (a Job, or an ephemeral container of its pod) and the Secret with its keys, as pure
+//! functions of a [`Plan`].
 
 use std::collections::BTreeMap;
 
@@ -15,11 +16,13 @@ pub const PORT: u16 = 7412;
 pub const APP: (&str, &str) = ("app", "mirrord");
 /// Label of an agent with the pod that it serves.
 pub const POD_UID: &str = "mirrord/pod-uid";
-/// Name of the agent's container.
+/// Name of the agent's container in a pod of its own; in the target's, where none can be used twice, how the name begins.
 pub const CONTAINER: &str = "mirrord-agent";
 /// Seconds that an agent without a session waits for the next one, unless set.
 const IDLE: u16 = 30;
 const KEYS_FOLDER: &str = "/etc/mirrord/keys";
+/// User and group of an agent that needs no rights.
+const NOBODY: u32 = 65534;
 
 /// A pod that gets an agent, and the container in it.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -31,22 +34,31 @@ pub struct Pod {
     /// Name of the container, and its id as the runtime has it: `containerd://…`.
     pub container: String,
     pub container_id: String,
+    /// Whether an agent is, or is about to be, in an ephemeral container of it.
+    pub has_guest: bool,
 }
 
 /// An agent to be made.
 #[derive(Clone, Debug)]
 pub struct Plan<'a> {
-    /// Of the Job.
+    /// Of the Job, or of the ephemeral container.
     pub name: String,
     /// Of the Secret.
     pub keys: String,
-    /// Of both.
+    /// Of Job and Secret.
     pub namespace: String,
+    /// What it serves; without a target a name for what it does not.
     pub pod: &'a Pod,
     pub target: &'a ClusterTarget,
     pub owner: &'a Owner,
     pub settings: &'a Agent,
     pub image: String,
+}
+
+impl Plan<'_> {
+    fn is_targetless(&self) -> bool {
+        *self.target == ClusterTarget::Targetless
+    }
 }
 
 /// The name of a pod's agent. There is one for each pod: whoever comes second finds that the name is taken, and joins.
@@ -77,32 +89,25 @@ fn job_json(plan: &Plan) -> Value {
     let settings = plan.settings;
     let labels = labels(plan);
     let annotations = annotations(plan);
-    let tolerations = settings.tolerations.clone().unwrap_or_else(|| json!([{"operator": "Exists"}]));
     let mut pod = json!({
-        "hostPID": true,
         "restartPolicy": "Never",
         "terminationGracePeriodSeconds": 30,
         "automountServiceAccountToken": false,
         "enableServiceLinks": false,
-        // The scheduler decides, and says why if it cannot be; naming the node outright would go past it.
-        "affinity": {"nodeAffinity": {"requiredDuringSchedulingIgnoredDuringExecution": {"nodeSelectorTerms": [
-            {"matchFields": [{"key": "metadata.name", "operator": "In", "values": [plan.pod.node]}]}
-        ]}}},
-        "tolerations": tolerations,
         "containers": [container(plan)],
         "volumes": [
             {"name": "keys", "secret": {
                 "secretName": plan.keys,
-                "defaultMode": 0o400,
+                "defaultMode": if plan.is_targetless() { 0o440 } else { 0o400 },
                 "items": AGENT_KEYS.map(|key| json!({"key": key, "path": key})),
             }},
             {"name": "run", "emptyDir": {"medium": "Memory", "sizeLimit": "4Mi"}},
         ],
     });
+    set(&mut pod, if plan.is_targetless() { anywhere(settings) } else { beside(plan) });
     let more = [
         ("serviceAccountName", settings.service_account.clone().map(Value::String)),
         ("priorityClassName", settings.priority_class.clone().map(Value::String)),
-        ("securityContext", settings.security_context.clone()),
         (
             "imagePullSecrets",
             (!settings.image_pull_secrets.is_empty())
@@ -122,51 +127,122 @@ fn job_json(plan: &Plan) -> Value {
     })
 }
 
-/// The command is the same for every agent; what differs is in arguments and environment.
-fn container(plan: &Plan) -> Value {
+/// What of an object is set, where there is a value.
+type Members = Vec<(&'static str, Option<Value>)>;
+
+/// Of a pod on the target's node, from which the agent sees the target's processes.
+fn beside(plan: &Plan) -> Members {
     let settings = plan.settings;
-    let idle = settings.communication_timeout.unwrap_or(IDLE);
-    let args = [
-        "--container",
-        &plan.pod.container_id,
-        "--listen",
-        &format!("127.0.0.1:{PORT}"),
-        "--tls",
-        KEYS_FOLDER,
-        "--spare-probes",
-        "--idle",
-        &idle.to_string(),
+    vec![
+        ("hostPID", Some(true.into())),
+        // The scheduler decides, and says why if it cannot be; naming the node outright would go past it.
+        (
+            "affinity",
+            Some(json!({"nodeAffinity": {"requiredDuringSchedulingIgnoredDuringExecution": {"nodeSelectorTerms": [
+                {"matchFields": [{"key": "metadata.name", "operator": "In", "values": [plan.pod.node]}]}
+            ]}}})),
+        ),
+        ("tolerations", Some(settings.tolerations.clone().unwrap_or_else(|| json!([{"operator": "Exists"}])))),
+        ("securityContext", settings.security_context.clone()),
     ]
-    .map(str::to_owned);
-    let log_level = settings.log_level.clone().unwrap_or_else(|| "info".into());
+}
+
+/// Of a pod without a target, which is allowed where PodSecurity enforces `restricted`.
+fn anywhere(settings: &Agent) -> Members {
+    let mut context = json!({"fsGroup": NOBODY, "seccompProfile": {"type": "RuntimeDefault"}});
+    if let (Some(members), Some(Value::Object(profiles))) = (context.as_object_mut(), &settings.security_context) {
+        members.extend(profiles.clone());
+    }
+    vec![
+        ("nodeSelector", (!settings.node_selector.is_empty()).then(|| json!(settings.node_selector))),
+        ("tolerations", settings.tolerations.clone()),
+        ("securityContext", Some(context)),
+    ]
+}
+
+/// What every agent's container has. The command is the same for all; what differs is in arguments and environment.
+fn bare(plan: &Plan, port: u16, args: &[&str]) -> Value {
+    let settings = plan.settings;
+    let mut all = vec!["--listen".to_owned(), format!("127.0.0.1:{port}")];
+    all.extend(args.iter().map(|&arg| arg.to_owned()));
+    all.extend(["--idle".to_owned(), settings.communication_timeout.unwrap_or(IDLE).to_string()]);
+    let mut environment = vec![
+        json!({"name": "MIRRORD_AGENT_RUST_LOG", "value": settings.log_level.as_deref().unwrap_or("info")}),
+        // No folder: nothing of it would outlive the pod.
+        json!({"name": "MIRRORD_AGENT_CACHE", "value": "none"}),
+    ];
+    if settings.json_log == Some(true) {
+        environment.push(json!({"name": "MIRRORD_AGENT_JSON_LOG", "value": "true"}));
+    }
     json!({
-        "name": CONTAINER,
         "image": plan.image,
         "imagePullPolicy": settings.image_pull_policy.as_deref().unwrap_or("IfNotPresent"),
         "command": ["/usr/local/bin/mirrord-agent"],
-        "args": args,
-        "env": [
-            {"name": "MIRRORD_AGENT_RUST_LOG", "value": log_level},
-            // No folder: nothing of it would outlive the pod.
-            {"name": "MIRRORD_AGENT_CACHE", "value": "none"},
-        ],
-        "resources": settings.resources.clone().unwrap_or_else(|| json!({
-            "requests": {"cpu": "1m", "memory": "1Mi"},
-            "limits": {"cpu": "1", "memory": "200Mi"},
-        })),
-        "securityContext": security(settings),
-        "volumeMounts": [
-            {"name": "keys", "mountPath": KEYS_FOLDER, "readOnly": true},
-            {"name": "run", "mountPath": "/run"},
-        ],
+        "args": all,
+        "env": environment,
     })
 }
 
-/// What an agent must be allowed: to enter the pod's network namespace (SYS_ADMIN, and SYS_PTRACE to find it), to redirect in it
-/// (NET_ADMIN; NET_RAW for iptables), and to read the environment of a process that is another user's (DAC_READ_SEARCH).
-fn security(settings: &Agent) -> Value {
-    let wanted = ["NET_ADMIN", "NET_RAW", "SYS_ADMIN", "SYS_PTRACE", "DAC_READ_SEARCH"];
-    let wanted: Vec<_> = wanted.into_iter().filter(|name| !settings.disabled_capabilities.iter().any(|off| off == name)).collect();
+/// In a pod of its own.
+fn container(plan: &Plan) -> Value {
+    let settings = plan.settings;
+    let (mut container, security) = match plan.is_targetless() {
+        true => (bare(plan, PORT, &["--targetless", "--tls", KEYS_FOLDER]), harmless()),
+        false => {
+            let args = ["--container", &plan.pod.container_id, "--tls", KEYS_FOLDER, "--spare-probes"];
+            let wanted = ["NET_ADMIN", "NET_RAW", "SYS_ADMIN", "SYS_PTRACE", "DAC_READ_SEARCH"];
+            (bare(plan, PORT, &args), security(settings, &wanted))
+        }
+    };
+    let resources = settings.resources.clone().unwrap_or_else(|| {
+        json!({
+            "requests": {"cpu": "1m", "memory": "1Mi"},
+            "limits": {"cpu": "1", "memory": "200Mi"},
+        })
+    });
+    let mounts = json!([
+        {"name": "keys", "mountPath": KEYS_FOLDER, "readOnly": true},
+        {"name": "run", "mountPath": "/run"},
+    ]);
+    let more = [
+        ("name", Some(CONTAINER.into())),
+        ("resources", Some(resources)),
+        ("securityContext", Some(security)),
+        ("volumeMounts", Some(mounts)),
+    ];
+    set(&mut container, more);
+    container
+}
+
+/// An ephemeral container in the target's pod, as a patch of that pod as it was at `version`. It shares the pod's network, and the
+/// processes of the target's container, whose environment it reads. There are no volumes for it: the keys are in its environment, where
+/// the pod's other processes, which have fewer rights, cannot look.
+pub fn guest(plan: &Plan, port: u16, version: &str) -> Value {
+    let mut container = bare(plan, port, &["--guest", "--spare-probes"]);
+    let key = |name: &str| {
+        let variable = format!("MIRRORD_AGENT_{}", name.replace('.', "_").to_uppercase());
+        json!({"name": variable, "valueFrom": {"secretKeyRef": {"name": plan.keys, "key": name}}})
+    };
+    if let Some(Value::Array(environment)) = container.get_mut("env") {
+        environment.extend(AGENT_KEYS.map(key));
+    }
+    let mut security = security(plan.settings, &["NET_ADMIN", "NET_RAW", "SYS_PTRACE", "DAC_READ_SEARCH"]);
+    // For its socket and for iptables' lock.
+    set(&mut security, [("readOnlyRootFilesystem", plan.settings.privileged.is_none_or(|yes| !yes).then_some(false.into()))]);
+    let more = [
+        ("name", Some(plan.name.clone().into())),
+        ("targetContainerName", Some(plan.pod.container.clone().into())),
+        ("securityContext", Some(security)),
+    ];
+    set(&mut container, more);
+    json!({"metadata": {"resourceVersion": version}, "spec": {"ephemeralContainers": [container]}})
+}
+
+/// What an agent must be allowed: to redirect (NET_ADMIN; NET_RAW for iptables), to look at a process of the target and read its
+/// environment though it is another user's (SYS_PTRACE, DAC_READ_SEARCH), and, from a pod of its own, to enter the target's network
+/// (SYS_ADMIN).
+fn security(settings: &Agent, wanted: &[&str]) -> Value {
+    let wanted: Vec<_> = wanted.iter().filter(|name| !settings.disabled_capabilities.iter().any(|off| off == *name)).collect();
     if settings.privileged == Some(true) {
         return json!({"privileged": true, "runAsUser": 0, "runAsNonRoot": false});
     }
@@ -181,6 +257,19 @@ fn security(settings: &Agent) -> Value {
     })
 }
 
+/// Without a target there is nothing that it must be allowed.
+fn harmless() -> Value {
+    json!({
+        "privileged": false,
+        "allowPrivilegeEscalation": false,
+        "readOnlyRootFilesystem": true,
+        "runAsUser": NOBODY,
+        "runAsGroup": NOBODY,
+        "runAsNonRoot": true,
+        "capabilities": {"drop": ["ALL"]},
+    })
+}
+
 fn labels(plan: &Plan) -> BTreeMap<String, String> {
     let mut labels = plan.settings.labels.clone();
     if plan.settings.disable_mesh_sidecar_injection != Some(false) {
@@ -188,7 +277,9 @@ fn labels(plan: &Plan) -> BTreeMap<String, String> {
         labels.entry("sidecar.istio.io/inject".into()).or_insert_with(|| "false".into());
     }
     labels.insert(APP.0.into(), APP.1.into());
-    labels.insert(POD_UID.into(), plan.pod.uid.clone());
+    if !plan.is_targetless() {
+        labels.insert(POD_UID.into(), plan.pod.uid.clone());
+    }
     labels
 }
 
@@ -200,20 +291,37 @@ fn annotations(plan: &Plan) -> BTreeMap<String, String> {
         annotations.entry("linkerd.io/inject".into()).or_insert_with(|| "disabled".into());
     }
     let Plan { pod, owner, target, .. } = plan;
+    let whose = match target {
+        ClusterTarget::Targetless => target.to_string(),
+        _ => format!("{target} in {}: pod {}, container {}", pod.namespace, pod.name, pod.container),
+    };
     annotations.insert("mirrord/started-by".into(), format!("{}@{}", owner.user, owner.host));
-    annotations.insert("mirrord/target".into(), format!("{target} in {}: pod {}, container {}", pod.namespace, pod.name, pod.container));
+    annotations.insert("mirrord/target".into(), whose);
     annotations
 }
 
-fn set<const N: usize>(object: &mut Value, more: [(&str, Option<Value>); N]) {
+fn set<'a>(object: &mut Value, more: impl IntoIterator<Item = (&'a str, Option<Value>)>) {
     let members: Option<&mut Map<_, _>> = object.as_object_mut();
     if let Some(members) = members {
         members.extend(more.into_iter().filter_map(|(key, value)| Some((key.to_owned(), value?))));
     }
 }
 
-/// The Secret, which goes with the Job.
-pub fn secret(plan: &Plan, job_uid: &str, files: BTreeMap<String, String>) -> Result<Secret, KubeError> {
+/// The object with which the Secret goes.
+#[derive(Clone, Copy, Debug)]
+pub enum Holder<'a> {
+    /// The agent's, by its uid.
+    Job(&'a str),
+    /// The one in which the agent is a guest. Several in a row may have the same keys.
+    Pod,
+}
+
+/// The Secret.
+pub fn secret(plan: &Plan, holder: Holder, files: BTreeMap<String, String>) -> Result<Secret, KubeError> {
+    let owner = match holder {
+        Holder::Job(uid) => json!({"apiVersion": "batch/v1", "kind": "Job", "name": plan.name, "uid": uid}),
+        Holder::Pod => json!({"apiVersion": "v1", "kind": "Pod", "name": plan.pod.name, "uid": plan.pod.uid}),
+    };
     typed(json!({
         "apiVersion": "v1",
         "kind": "Secret",
@@ -221,7 +329,7 @@ pub fn secret(plan: &Plan, job_uid: &str, files: BTreeMap<String, String>) -> Re
             "name": plan.keys,
             "namespace": plan.namespace,
             "labels": {APP.0: APP.1, POD_UID: plan.pod.uid},
-            "ownerReferences": [{"apiVersion": "batch/v1", "kind": "Job", "name": plan.name, "uid": job_uid}],
+            "ownerReferences": [owner],
         },
         "immutable": true,
         "type": "Opaque",
@@ -230,105 +338,4 @@ pub fn secret(plan: &Plan, job_uid: &str, files: BTreeMap<String, String>) -> Re
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn pod() -> Pod {
-        Pod {
-            name: "shop-7c9f-x".into(),
-            namespace: "shop".into(),
-            uid: "5e7c".into(),
-            node: "node1".into(),
-            container: "app".into(),
-            container_id: "containerd://4f5c".into(),
-        }
-    }
-
-    fn with_plan<T>(settings: &Agent, test: impl FnOnce(&Plan) -> T) -> T {
-        let owner = Owner { user: "ann".into(), host: "laptop".into(), pid: 7, command: "python3".into() };
-        let target = ClusterTarget::Workload { kind: mirrord_config::Kind::Deployment, name: "shop".into(), container: None };
-        test(&Plan {
-            name: name("5e7c"),
-            keys: "mirrord-agent-keys".into(),
-            namespace: "tools".into(),
-            pod: &pod(),
-            target: &target,
-            owner: &owner,
-            settings,
-            image: "registry/agent:1".into(),
-        })
-    }
-
-    /// Compares with a file beside this one; `MIRRORD_SNAPSHOTS=write` writes it anew.
-    fn snapshot(name: &str, value: &Value) {
-        let path = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("src/kube/snapshots").join(name);
-        let text = serde_json::to_string_pretty(value).unwrap() + "\n";
-        if std::env::var_os("MIRRORD_SNAPSHOTS").is_some_and(|value| value == "write") {
-            std::fs::create_dir_all(path.parent().unwrap()).unwrap();
-            std::fs::write(&path, &text).unwrap();
-        }
-        assert_eq!(text, std::fs::read_to_string(&path).unwrap(), "{}", path.display());
-    }
-
-    #[test]
-    fn a_job_as_it_is_without_settings() {
-        with_plan(&Agent::default(), |plan| {
-            snapshot("job.json", &job_json(plan));
-            let typed = serde_json::to_value(job(plan).unwrap()).unwrap();
-            // Nothing of it is lost in Kubernetes' own types.
-            assert_eq!(typed, job_json(plan));
-        });
-    }
-
-    #[test]
-    fn a_job_with_all_that_can_be_set() {
-        let settings = Agent {
-            log_level: Some("debug".into()),
-            image_pull_policy: Some("Always".into()),
-            image_pull_secrets: vec!["registry".into()],
-            ttl: Some(60),
-            communication_timeout: Some(5),
-            disabled_capabilities: vec!["SYS_PTRACE".into()],
-            tolerations: Some(json!([])),
-            resources: Some(json!({"limits": {"memory": "64Mi"}})),
-            labels: [("team".into(), "blue".into()), ("app".into(), "other".into())].into(),
-            annotations: [("a/b".into(), "c".into())].into(),
-            service_account: Some("agent".into()),
-            priority_class: Some("high".into()),
-            disable_mesh_sidecar_injection: Some(false),
-            security_context: Some(json!({"seccompProfile": {"type": "RuntimeDefault"}})),
-            ..Agent::default()
-        };
-        with_plan(&settings, |plan| snapshot("job-set.json", &job_json(plan)));
-        let privileged = Agent { privileged: Some(true), ..Agent::default() };
-        with_plan(&privileged, |plan| {
-            let context = &job_json(plan)["spec"]["template"]["spec"]["containers"][0]["securityContext"];
-            assert_eq!(*context, json!({"privileged": true, "runAsUser": 0, "runAsNonRoot": false}));
-        });
-    }
-
-    #[test]
-    fn the_keys_are_in_the_secret_alone() {
-        with_plan(&Agent::default(), |plan| {
-            let files = super::super::keys::make().unwrap();
-            let secret = secret(plan, "uid-of-job", files.clone()).unwrap();
-            assert_eq!(secret.metadata.owner_references.unwrap()[0].uid, "uid-of-job");
-            assert_eq!(secret.string_data.unwrap(), files);
-            assert!(!job_json(plan).to_string().contains("-----BEGIN"));
-        });
-    }
-
-    #[test]
-    fn a_setting_that_kubernetes_does_not_know_is_the_users() {
-        let settings = Agent { resources: Some(json!({"limits": [1]})), ..Agent::default() };
-        let error = with_plan(&settings, job).unwrap_err();
-        assert!(error.help().contains("section `agent`"), "{error}");
-    }
-
-    #[test]
-    fn a_pod_has_one_name_for_its_agent() {
-        assert_eq!(name("a"), name("a"));
-        assert_ne!(name("a"), name("b"));
-        assert_eq!(name("a").len(), "mirrord-agent-".len() + 10);
-    }
-}
+mod tests;

@@ -9,7 +9,8 @@
 //!
 //! * [`client`]: kubeconfig, context, namespace. [`error`]: what goes wrong there, and the next step.
 //! * [`pods`]: from a target to its pods and the container in each.
-//! * [`manifest`], [`keys`]: what is created, as pure functions. [`agent`]: creates or joins, and watches it become ready.
+//! * [`manifest`], [`keys`]: what is created, as pure functions. [`agent`]: creates or joins, and watches it become ready;
+//!   [`ephemeral`]: the same as a container of the target's pod.
 //! * [`bridge`]: the connections.
 //! * [`list`], [`rbac`], [`doctor`]: commands of their own.
 
@@ -18,6 +19,7 @@ mod bridge;
 mod client;
 mod cluster;
 pub mod doctor;
+mod ephemeral;
 mod error;
 mod keys;
 pub mod list;

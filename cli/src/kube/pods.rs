@@ -18,6 +18,8 @@ use mirrord_config::{ClusterTarget, Kind};
 use serde::de::DeserializeOwned;
 
 use super::{
+    agent::Place,
+    ephemeral,
     error::KubeError,
     manifest::{APP, Pod},
 };
@@ -45,6 +47,8 @@ pub enum Which {
     Named(String),
     /// Those with such labels; as the API reads selectors.
     Selected(String),
+    /// None: this stands for what there is not.
+    Nothing(Pod),
 }
 
 /// What looking at the pods gave.
@@ -56,6 +60,8 @@ pub struct Found {
     pub there: BTreeSet<String>,
     /// Why others could not.
     pub unready: Vec<String>,
+    /// Agents that run as containers of these pods.
+    pub guests: BTreeSet<Place>,
     /// The container was guessed: its name, and the others.
     pub guessed: Option<(String, Vec<String>)>,
 }
@@ -63,7 +69,7 @@ pub struct Found {
 /// Which pods the target has, now and later.
 pub async fn which(client: &Client, namespace: &str, target: &ClusterTarget) -> Result<Which, KubeError> {
     let (kind, name) = match target {
-        ClusterTarget::Targetless => return Err(KubeError::Unsupported("targetless")),
+        ClusterTarget::Targetless => return Ok(Which::Nothing(nothing(namespace)?)),
         ClusterTarget::Labels { labels, .. } => {
             let pairs: Vec<_> = labels.iter().map(|(key, value)| format!("{key}={value}")).collect();
             return Ok(Which::Selected(pairs.join(",")));
@@ -90,6 +96,21 @@ pub async fn which(client: &Client, namespace: &str, target: &ClusterTarget) -> 
     };
     let text = selector.as_ref().map(selector_text).filter(|text| !text.is_empty());
     text.map(Which::Selected).ok_or_else(|| KubeError::NoPod { target: target.to_string(), why: "it selects none by labels".into() })
+}
+
+/// What an agent without a target serves. It is of one session, hence no name that two could have.
+fn nothing(namespace: &str) -> Result<Pod, KubeError> {
+    let uid = mirrord_intproxy::private::word().map_err(|error| KubeError::Connection(error.to_string()))?;
+    let none = String::new;
+    Ok(Pod {
+        name: ClusterTarget::Targetless.to_string(),
+        namespace: namespace.into(),
+        uid,
+        node: none(),
+        container: none(),
+        container_id: none(),
+        has_guest: false,
+    })
 }
 
 /// An object that is looked for.
@@ -165,6 +186,9 @@ pub async fn find(client: &Client, namespace: &str, which: &Which, container: Op
     let failed = |error| KubeError::api(format!("list pods in {namespace}"), error);
     let pods = match which {
         Which::Named(name) => api.get_opt(name).await.map_err(failed)?.into_iter().collect(),
+        Which::Nothing(pod) => {
+            return Ok(Found { there: [pod.uid.clone()].into(), ready: vec![pod.clone()], ..Found::default() });
+        }
         Which::Selected(selector) => api.list(&ListParams::default().labels(selector)).await.map_err(failed)?.items,
     };
     judge(&pods, container)
@@ -184,6 +208,7 @@ fn judge(pods: &[KubePod], container: Option<&str>) -> Result<Found, KubeError> 
             continue;
         }
         found.there.extend(metadata.uid.clone());
+        found.guests.extend(ephemeral::running(pod));
         let Some(spec) = &pod.spec else { continue };
         if spec.host_network == Some(true) {
             return Err(KubeError::HostNetwork(name));
@@ -207,6 +232,7 @@ fn judge(pods: &[KubePod], container: Option<&str>) -> Result<Found, KubeError> 
                     node: spec.node_name.clone().unwrap_or_default(),
                     container: chosen.into(),
                     container_id: state.container_id.clone().unwrap_or_default(),
+                    has_guest: ephemeral::has_guest(pod),
                 });
                 if guessed {
                     let others = names.iter().filter(|name| **name != chosen).map(|name| (*name).to_owned()).collect();

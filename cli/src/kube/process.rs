@@ -29,7 +29,7 @@ use tokio::{
 };
 
 use super::{
-    agent::{self, Agent, Maker},
+    agent::{self, Agent, Maker, Place},
     bridge, client,
     error::KubeError,
     manifest::Pod,
@@ -167,7 +167,10 @@ struct Session {
 async fn serve(settings: Settings, target: ClusterTarget) -> Result<(), KubeError> {
     let (client, own) = client::connect(&settings.cluster.kube).await?;
     let namespace = settings.cluster.kube.namespace.clone().unwrap_or_else(|| own.clone());
-    let agent_namespace = settings.cluster.agent.namespace.clone().unwrap_or(own);
+    let agent_namespace = match target {
+        ClusterTarget::Targetless => namespace.clone(),
+        _ => settings.cluster.agent.namespace.clone().unwrap_or(own),
+    };
     let which = pods::which(&client, &namespace, &target).await?;
     let session = Rc::new(Session {
         client,
@@ -257,7 +260,7 @@ impl Session {
     async fn ready(&self, feed: PathBuf) -> Result<Ready, KubeError> {
         let first = self.agents.borrow().values().next().map(|agent| (agent.bridge.path().to_owned(), agent.pod.clone()));
         let (agent, pod) = first.ok_or_else(|| KubeError::Connection("there is no agent".into()))?;
-        let environment = match self.settings.environment {
+        let environment = match self.settings.environment && self.target != ClusterTarget::Targetless {
             true => Some(ask::environment(&agent, &pod.container_id).await.map_err(KubeError::Agent)?),
             false => None,
         };
@@ -271,7 +274,11 @@ impl Session {
             tokio::time::sleep(FOLLOW).await;
             let looked = async {
                 let found = pods::find(&self.client, &self.namespace, &self.which, self.target.container()).await?;
-                Ok::<_, KubeError>((found, agent::running(&self.client, &self.agent_namespace).await?))
+                let mut running = found.guests.clone();
+                if self.agents.borrow().values().any(|agent| agent.place.is_own()) {
+                    running.extend(agent::running(&self.client, &self.agent_namespace).await?);
+                }
+                Ok::<_, KubeError>((found, running))
             };
             let (found, running) = match looked.await {
                 Ok(looked) => looked,
@@ -312,8 +319,8 @@ impl Session {
 
     /// Leaves the agents of pods that are being deleted or have gone. One that is not ready stays: it may be again.
     /// Of an agent that has gone itself there is another one soon.
-    fn leave_gone(&self, found: &pods::Found, running: &BTreeSet<String>) {
-        let is_gone = |(uid, agent): &(&String, &Agent)| !found.there.contains(*uid) || !running.contains(&agent.runs_in);
+    fn leave_gone(&self, found: &pods::Found, running: &BTreeSet<Place>) {
+        let is_gone = |(uid, agent): &(&String, &Agent)| !found.there.contains(*uid) || !running.contains(&agent.place);
         let gone: Vec<_> = self.agents.borrow().iter().filter(is_gone).map(|(uid, _)| uid.clone()).collect();
         for uid in gone {
             if let Some(agent) = self.agents.borrow_mut().remove(&uid) {

@@ -16,6 +16,10 @@ pub struct Line {
     /// The group that gets the rights
     #[arg(short = 'g', long, value_name = "GROUP", default_value = "developers")]
     group: String,
+
+    /// Agents may also be ephemeral containers of the targets' pods
+    #[arg(short = 'e', long)]
+    ephemeral_container: bool,
 }
 
 /// API group, resources, verbs, what for.
@@ -40,12 +44,24 @@ pub const AGENTS: &[Rule] = &[
     ("", &["events"], &["list"], "say why it has no pod"),
 ];
 
+/// In the targets' namespace, for agents that are containers of their pods.
+const GUESTS: &[Rule] = &[
+    ("", &["pods/ephemeralcontainers"], &["patch"], "put the agent into the pod"),
+    ("", &["secrets"], &["get", "create", "delete"], "its keys; note that this is for all Secrets there"),
+    ("", &["pods/log"], &["get"], "say why it did not start"),
+    ("", &["pods/portforward"], &["get", "create"], "reach it"),
+];
+
 impl Line {
     /// The objects as YAML.
     pub fn text(&self) -> String {
         let agents = self.agent_namespace.as_ref().unwrap_or(&self.namespace);
         let mut text = role("mirrord-targets", &self.namespace, TARGETS);
         text += &binding("mirrord-targets", &self.namespace, &self.group);
+        if self.ephemeral_container {
+            text += &role("mirrord-guests", &self.namespace, GUESTS);
+            text += &binding("mirrord-guests", &self.namespace, &self.group);
+        }
         text += &role("mirrord-agents", agents, AGENTS);
         text + &binding("mirrord-agents", agents, &self.group)
     }
@@ -75,13 +91,16 @@ mod tests {
 
     #[test]
     fn what_is_printed_grants_what_is_listed_where_it_is_needed() {
-        let line = Line { namespace: "shop".into(), agent_namespace: Some("tools".into()), group: "team".into() };
+        let line =
+            Line { namespace: "shop".into(), agent_namespace: Some("tools".into()), group: "team".into(), ephemeral_container: false };
         let text = line.text();
         let documents: Vec<&str> = text.split("---\n").skip(1).collect();
         assert_eq!(documents.len(), 4);
         assert!(documents[0].contains("namespace: shop") && documents[0].contains("\"deployments\""));
         assert!(documents[2].contains("namespace: tools") && documents[2].contains("verbs: [\"get\", \"create\", \"delete\"]"));
         assert!(documents[3].contains("name: team"));
+        let with_guests = Line { ephemeral_container: true, ..line }.text();
+        assert!(with_guests.contains("pods/ephemeralcontainers") && with_guests.contains("name: mirrord-guests\n  namespace: shop"));
         // Nobody needs the others' Secrets in the namespace of the targets.
         assert!(!documents[0].contains("secrets"));
     }

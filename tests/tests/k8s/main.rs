@@ -2,6 +2,8 @@
 //! binary, so that it is linked once; a file a capability.
 
 mod cluster;
+mod ephemeral;
 mod exec;
 mod image;
+mod targetless;
 mod tools;
