@@ -32,6 +32,7 @@ use crate::{
     gateway::steer::SessionId,
     guard::Guard,
     netns::NetNs,
+    outgoing::{self, Outgoing},
     records::{
         decisions::{Kept, News, Query},
         listening,
@@ -67,6 +68,9 @@ pub struct App {
     gateway_port: u16,
     pub names: RefCell<Names>,
     redirector: Arc<Mutex<Option<Redirector>>>,
+    /// How the pod's network is entered past the redirect; and what sessions connect to from there, once one has.
+    pod: PodConnector,
+    outgoing: RefCell<Option<Outgoing>>,
     /// Held while tables and rules are brought into line with the sessions, so that changes do not overtake each other.
     changing: tokio::sync::Mutex<()>,
     /// Someone came or went.
@@ -150,6 +154,8 @@ impl App {
             gateway_port: port,
             names: RefCell::default(),
             redirector: Arc::new(Mutex::new(redirector)),
+            pod,
+            outgoing: RefCell::default(),
             changing: tokio::sync::Mutex::default(),
             changed: Notify::new(),
             callers: Cell::new(0),
@@ -356,6 +362,9 @@ impl App {
             tracing::error!(%error, "cannot change the redirect; the gateway passes the traffic on");
         }
         self.order(|| Order::RemoveSession(id));
+        if let Some(outgoing) = &*self.outgoing.borrow() {
+            outgoing.order(outgoing::Order::End(id));
+        }
         tracing::info!(session = id, owner = %session.owner, "a session has ended");
         self.changed.notify_one();
     }
@@ -372,6 +381,17 @@ impl App {
                 linked.insert(worker);
             });
         }
+    }
+
+    /// Takes the connection on which a session asks for others, from the target's network.
+    pub fn serve_outgoing(&self, id: SessionId, socket: std::os::unix::net::UnixStream) -> io::Result<()> {
+        let mut outgoing = self.outgoing.borrow_mut();
+        let thread = match outgoing.take() {
+            Some(thread) => thread,
+            None => Outgoing::start(&self.netns, self.pod).map_err(io::Error::other)?,
+        };
+        outgoing.insert(thread).order(outgoing::Order::Serve(id, socket));
+        Ok(())
     }
 
     /// Asks all workers; what each answers comes out of its channel.

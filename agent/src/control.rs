@@ -68,6 +68,9 @@ async fn deliveries(app: &App, mut socket: UnixStream, first: [u8; MAGIC.len()])
     let hello = Hello::decode(&hello).ok_or_else(|| io::Error::from(io::ErrorKind::InvalidData))?;
     let id = app.sessions.borrow().by_token(&hello.token).map(|session| session.spec.id);
     let id = id.ok_or_else(|| io::Error::new(io::ErrorKind::PermissionDenied, "no session has this token"))?;
+    if hello.kind == Kind::Outgoing {
+        return app.serve_outgoing(id, socket.into_std()?);
+    }
     app.link(id, hello.worker, hello.kind, socket.into_std()?).await;
     Ok(())
 }

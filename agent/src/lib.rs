@@ -15,6 +15,7 @@ mod folder;
 pub mod gateway;
 pub mod guard;
 pub mod netns;
+mod outgoing;
 pub mod process;
 pub mod records;
 pub mod redirect;

@@ -10,7 +10,7 @@ use crate::{
     chain::{self, ChainFlags},
     doctor, explain,
     filter::{self, args::FilterCommand},
-    inspect, kube, verify,
+    forward, inspect, kube, verify,
 };
 
 const EXAMPLES: &str = "\
@@ -51,6 +51,9 @@ enum Subcommands {
     /// List what could be a target in a cluster
     #[command(override_usage = "mirrord ls [OPTIONS]")]
     Ls(kube::list::Line),
+    /// Reach what the target reaches, from ports of this machine, and have the target's traffic come to them
+    #[command(override_usage = "mirrord port-forward -t TARGET [-L [LOCAL:]HOST:PORT]… [-R [REMOTE:]LOCAL]…")]
+    PortForward(Box<forward::Line>),
     /// Look whether this machine and the cluster have what sessions need, and for what dead sessions have left
     #[command(override_usage = "mirrord doctor [OPTIONS]")]
     Doctor(Box<doctor::Line>),
@@ -231,6 +234,7 @@ pub enum Task {
     Rbac(kube::rbac::Line),
     Verify(verify::Line),
     Doctor(Box<doctor::Line>),
+    Forward(Box<forward::Line>, Vec<FilterFlag>),
     Intproxy,
     Cluster,
 }
@@ -243,6 +247,10 @@ pub fn read(line: impl IntoIterator<Item = OsString>) -> Result<Task, clap::Erro
         Subcommands::Cluster => Ok(Task::Cluster),
         Subcommands::Ls(line) => Ok(Task::Ls(line)),
         Subcommands::Rbac(line) => Ok(Task::Rbac(line)),
+        Subcommands::PortForward(line) => {
+            let filters = matches.subcommand_matches("port-forward").map(chain::flags).unwrap_or_default();
+            Ok(Task::Forward(line, filters))
+        }
         Subcommands::Doctor(line) => Ok(Task::Doctor(line)),
         Subcommands::Verify(line) => Ok(Task::Verify(line)),
         Subcommands::Filter(command) => Ok(Task::Filter(command)),

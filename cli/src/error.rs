@@ -11,6 +11,7 @@ use crate::{
     chain::ChainError,
     files::FileError,
     filter::Failure,
+    forward::ForwardError,
     intproxy::IntproxyError,
     kube::{ClusterError, KubeError},
     namespace::NamespaceError,
@@ -26,6 +27,8 @@ pub enum Error {
     Config(#[from] ConfigError),
     #[error("this is already inside a mirrord session")]
     Inside,
+    #[error("{0}")]
+    Forward(#[from] ForwardError),
     #[error("{0}")]
     Program(#[from] ProgramError),
     #[error("{0}")]
@@ -73,6 +76,7 @@ impl Error {
         match self {
             Self::Config(error) => error.help(),
             Self::Inside => "run it outside the session; if there is none, unset MIRRORD_RESOLVED_CONFIG".into(),
+            Self::Forward(error) => error.help().into(),
             Self::Program(error) => error.help().into(),
             Self::File(error) => error.help().into(),
             Self::Chain(error) => error.help().into(),
@@ -105,7 +109,7 @@ impl Error {
     pub fn status(&self) -> i32 {
         match self {
             Self::Config(error) if error.fault() == Fault::Usage => 2,
-            Self::NoLocalPort(_) => 2,
+            Self::NoLocalPort(_) | Self::Forward(_) => 2,
             _ => 1,
         }
     }

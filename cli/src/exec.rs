@@ -12,7 +12,7 @@ use std::{
 };
 
 use mirrord_config::{self as config, Ambiguous, Config, ConfigError, Mode, PortMap, Target, filters::Source};
-use mirrord_intproxy::settings::{self, Settings};
+use mirrord_intproxy::settings::{self, FilterFile, Settings};
 use mirrord_protocol::{
     control::{self, Environment, Level},
     layer::{ADDRESS_VARIABLE, HOSTNAME_VARIABLE},
@@ -35,7 +35,7 @@ use crate::{
 };
 
 /// Tells scripts, and ourselves, that we run inside a session.
-const INSIDE: &str = "MIRRORD_RESOLVED_CONFIG";
+pub const INSIDE: &str = "MIRRORD_RESOLVED_CONFIG";
 
 /// Runs the program in a session of its own; how it ended is how we end.
 pub fn exec(config: Config, watch: Watch) -> Result<Outcome, Error> {
@@ -50,27 +50,7 @@ pub fn exec(config: Config, watch: Watch) -> Result<Outcome, Error> {
     let layer = files::layer()?;
     let file = env_file(&config.environment)?;
 
-    let mut settings = Settings {
-        agent: PathBuf::new(),
-        feed: None,
-        owner: owner(&config.program),
-        mode: match config.mode {
-            Mode::Mirror => control::Mode::Mirror,
-            Mode::Steal => control::Mode::Steal,
-        },
-        filters,
-        ambiguous: match config.ambiguous {
-            Ambiguous::Pass => control::Ambiguous::Pass,
-            Ambiguous::Refuse => control::Ambiguous::Refuse,
-        },
-        show_decision: config.show_decision,
-        priority: config.priority,
-        filter_ports: config.filter_ports.clone(),
-        ports: config
-            .ports
-            .as_ref()
-            .map(|maps| maps.iter().map(|PortMap { pod, local }| settings::PortMap { pod: *pod, local: *local }).collect()),
-    };
+    let mut settings = session(&config, filters);
     let (container, cluster) = match &config.target {
         Target::Cluster(_) => {
             progress::step("connecting to the cluster");
@@ -109,6 +89,32 @@ pub fn exec(config: Config, watch: Watch) -> Result<Outcome, Error> {
     let hostname = Some(container.hostname).filter(|name| config.hostname && !name.is_empty());
     let started = Started { layer_address, environment: applied.set, hostname, intproxy, cluster };
     run(&config, &path, &layer, started)
+}
+
+/// What the session is, but for its agent.
+pub fn session(config: &Config, filters: Vec<FilterFile>) -> Settings {
+    Settings {
+        agent: PathBuf::new(),
+        feed: None,
+        owner: owner(&config.program),
+        mode: match config.mode {
+            Mode::Mirror => control::Mode::Mirror,
+            Mode::Steal => control::Mode::Steal,
+        },
+        filters,
+        ambiguous: match config.ambiguous {
+            Ambiguous::Pass => control::Ambiguous::Pass,
+            Ambiguous::Refuse => control::Ambiguous::Refuse,
+        },
+        show_decision: config.show_decision,
+        priority: config.priority,
+        filter_ports: config.filter_ports.clone(),
+        ports: config
+            .ports
+            .as_ref()
+            .map(|maps| maps.iter().map(|PortMap { pod, local }| settings::PortMap { pod: *pod, local: *local }).collect()),
+        forward: settings::Forward::default(),
+    }
 }
 
 /// What the program is started into.
@@ -153,7 +159,7 @@ pub fn privileges(target: &Target) -> Result<Capabilities, Error> {
 }
 
 /// Finds or starts the agent and opens the session.
-fn open(mut settings: Settings, namespace: &Namespace, keep: Capabilities) -> Result<(Intproxy, String), Error> {
+pub fn open(mut settings: Settings, namespace: &Namespace, keep: Capabilities) -> Result<(Intproxy, String), Error> {
     agent::with_agent(namespace, keep, |socket| {
         settings.agent = socket;
         match Intproxy::start(&settings) {
@@ -195,7 +201,7 @@ fn private(config: &Config) -> String {
     serde_json::json!({ "target": config.target.to_string(), "mode": mode_name(config) }).to_string()
 }
 
-fn mode_name(config: &Config) -> &'static str {
+pub fn mode_name(config: &Config) -> &'static str {
     match config.mode {
         Mode::Mirror => "mirror",
         Mode::Steal => "steal",

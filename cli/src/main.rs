@@ -12,6 +12,7 @@ mod exec;
 mod explain;
 mod files;
 mod filter;
+mod forward;
 mod helper;
 mod inspect;
 mod intproxy;
@@ -53,6 +54,7 @@ fn main() -> ExitCode {
             Ok(is_well) => ExitCode::from(u8::from(!is_well)),
             Err(error) => done(Err(error)),
         },
+        Ok(Task::Forward(line, filters)) => end(forward::forward(*line, filters, variable)),
         Ok(Task::Ls(line)) => ls(line),
         Ok(Task::Verify(line)) => {
             console::out(&verify::verify(&line, variable).to_string());
@@ -126,7 +128,7 @@ fn usage(error: &clap::Error) -> ExitCode {
     let text = text.strip_suffix("For more information, try '--help'.").unwrap_or(text).trim_end();
     let command = env::args()
         .nth(1)
-        .filter(|word| ["explain", "inspect", "filter", "ls", "rbac", "verify-config", "doctor"].contains(&word.as_str()));
+        .filter(|word| ["explain", "inspect", "filter", "ls", "rbac", "verify-config", "doctor", "port-forward"].contains(&word.as_str()));
     // An argument of the program's, more often than not.
     let is_exec = command.is_none() && error.kind() == ErrorKind::UnknownArgument;
     let dashes = if is_exec { "put -- before the program if this is for it; " } else { "" };

@@ -33,6 +33,10 @@ fn every_wrong_command_line_is_refused_with_the_next_step() {
         ("exec -t netns/x python3 -u app.py", "'-u'", "put -- before the program"),
         ("exec -t", "--target", "mirrord exec --help"),
         ("execute", "'execute'", "mirrord exec --help"),
+        ("port-forward -t netns/x", "neither -L nor -R", "-L 8080:shop:80"),
+        ("port-forward -t netns/x -L 80:db:0", "-L `80:db:0`", "-L 5433:db:5432"),
+        ("port-forward -t netns/x -R 80:80 -R 80:81", "port 80 is given twice", "leave out one"),
+        ("port-forward -L 80:db:1", "no target", "-t netns/NAME"),
         ("inspect --nonsense", "'--nonsense'", "`mirrord inspect --help`"),
         ("filter build --nonsense", "'--nonsense'", "`mirrord filter --help`"),
     ];

@@ -20,6 +20,7 @@ use mirrord_protocol::{
     deliver::{Kind, token_from_hex},
     limits::MAX_WORKERS,
 };
+use mirrord_tunnel::Client;
 use serde::{Deserialize, Serialize};
 use tokio::{
     io::{AsyncBufReadExt, BufReader},
@@ -85,6 +86,8 @@ struct Shared {
 #[derive(Clone)]
 struct Here {
     agent: Agent,
+    /// For connections from the target's network, if the session wants to make some.
+    outgoing: Option<Client>,
     /// The session there is to end.
     leave: Rc<Notify>,
 }
@@ -141,10 +144,20 @@ impl Agents {
                 server.map_err(|error| failure(format!("cannot take deliveries from the agent: {error}"), "run the command again"))?;
             deliveries.spawn_local(delivery::serve(server, program.clone()));
         }
+        let outgoing = match settings.forward.mappings.is_empty() {
+            true => None,
+            false => {
+                let dialled = delivery::outgoing(path, token).await;
+                let help = "use an agent and a command line of the same version";
+                let (client, driver) = dialled.map_err(|error| failure(format!("the agent makes no connections: {error}"), help))?;
+                deliveries.spawn_local(async move { drop(driver.await) });
+                Some(client)
+            }
+        };
         let leave = Rc::new(Notify::new());
         let member = Member { agents: self.clone(), path: path.to_owned(), leave: leave.clone(), events, deliveries };
         // From here on ports that are opened are opened here too; those that are open already follow.
-        self.0.members.borrow_mut().insert(path.to_owned(), Here { agent: agent.clone(), leave });
+        self.0.members.borrow_mut().insert(path.to_owned(), Here { agent: agent.clone(), outgoing, leave });
         let ports = self.0.ports.borrow().clone();
         for port in ports {
             agent.subscription(Method::PUT, port).await?;
@@ -170,6 +183,11 @@ impl Agents {
             links.push(link);
         }
         Ok(links)
+    }
+
+    /// One of the agents, for a connection from the target's network.
+    pub fn outgoing(&self) -> Option<Client> {
+        self.0.members.borrow().values().find_map(|here| here.outgoing.clone())
     }
 
     fn all(&self) -> Vec<Agent> {

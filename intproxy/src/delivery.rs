@@ -15,8 +15,9 @@ use http::{HeaderValue, Request, Response, StatusCode};
 use mirrord_protocol::{
     deliver::{self, Hello, Kind},
     layer::Origin,
+    limits::HELLO_TIMEOUT,
 };
-use mirrord_tunnel::{Offer, Passing, Quiet, Server};
+use mirrord_tunnel::{Client, Offer, Passing, Quiet, Server};
 use tokio::{
     io::AsyncWriteExt,
     net::{TcpSocket, TcpStream},
@@ -35,11 +36,13 @@ const CONNECT_TIMEOUT: Duration = Duration::from_secs(3);
 pub struct Program {
     registry: Registry,
     ports: Option<Vec<PortMap>>,
+    /// Ports whose traffic goes to whoever listens here, though no program of the session's does.
+    reverse: Vec<PortMap>,
 }
 
 impl Program {
-    pub fn new(registry: Registry, ports: Option<Vec<PortMap>>) -> Self {
-        Self { registry, ports }
+    pub fn new(registry: Registry, ports: Option<Vec<PortMap>>, reverse: Vec<PortMap>) -> Self {
+        Self { registry, ports, reverse }
     }
 
     /// The pod's ports that the program's port stands for; empty: it stays local.
@@ -60,9 +63,14 @@ impl Program {
     /// Connects to the program in the name of the flow's client; the guard keeps that name as long as the connection lives.
     pub async fn connect(&self, flow: Flow) -> io::Result<(TcpStream, OriginGuard)> {
         let nobody = || io::Error::new(io::ErrorKind::ConnectionRefused, "the program does not listen on that port");
-        let port = self.local_port(flow.port).ok_or_else(nobody)?;
         let mut origin = flow.origin;
-        let bound = self.registry.bound_for(port, origin.client.ip()).ok_or_else(nobody)?;
+        let (port, bound) = match self.reverse.iter().find(|map| map.pod == flow.port) {
+            Some(map) => (map.local, SocketAddr::from((Ipv4Addr::LOCALHOST, map.local))),
+            None => {
+                let port = self.local_port(flow.port).ok_or_else(nobody)?;
+                (port, self.registry.bound_for(port, origin.client.ip()).ok_or_else(nobody)?)
+            }
+        };
         // The program knows the port that it asked for, not the pod's.
         origin.destination.set_port(port);
         let (socket, any) = match bound {
@@ -96,6 +104,15 @@ impl Flow {
     }
 }
 
+/// Dials the connection on which the session asks for others from the target's network; the second value drives it.
+pub async fn outgoing(agent: &Path, token: [u8; 16]) -> io::Result<(Client, impl Future<Output = io::Result<()>> + use<>)> {
+    let mut socket = dial(agent).await?;
+    socket.write_all(&Hello { kind: Kind::Outgoing, token, worker: 0 }.encode()).await?;
+    let connected = async { Client::connect(Quiet::new(socket.into_std()?)?).await };
+    // An agent of before does not know such connections.
+    tokio::time::timeout(HELLO_TIMEOUT, connected).await.map_err(|_| io::Error::from(io::ErrorKind::TimedOut))?
+}
+
 /// A delivery connection.
 pub enum Delivery {
     Tunnel(Box<Server<Quiet>>),
@@ -107,6 +124,7 @@ pub async fn connect(agent: &Path, kind: Kind, token: [u8; 16], worker: u16) -> 
     let mut socket = dial(agent).await?;
     socket.write_all(&Hello { kind, token, worker }.encode()).await?;
     Ok(match kind {
+        Kind::Outgoing => return Err(io::ErrorKind::InvalidInput.into()),
         Kind::Tunnel => Delivery::Tunnel(Box::new(Server::accept(Quiet::new(socket.into_std()?)?).await?)),
         Kind::Sockets => Delivery::Sockets(Passing::new(socket)),
     })

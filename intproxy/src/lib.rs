@@ -7,6 +7,7 @@ mod agent;
 pub mod agents;
 pub mod ask;
 mod delivery;
+mod forward;
 pub mod layers;
 mod passing;
 pub mod private;

@@ -24,6 +24,7 @@ use crate::{
     agent::{Agent, failure},
     agents::{Agents, Change, Feed, Member, left_out},
     delivery::Program,
+    forward::Forwards,
     layers::{Layers, PortChange},
     push::{Pushes, filter_name},
     settings::{FilterFile, Report, Settings},
@@ -39,6 +40,7 @@ pub struct Session {
     feed: Option<Feed>,
     layers: Layers,
     pushes: Option<Pushes>,
+    forwards: Forwards,
 }
 
 /// How a session came to its end.
@@ -60,7 +62,8 @@ impl Session {
     /// Opens the session at the agents that there are. Nothing is redirected yet.
     pub async fn open(settings: &Settings, wanted: Kind, report: impl Fn(Report)) -> Result<Self, ErrorReply> {
         let layers = Layers::bind().map_err(|error| failure(format!("cannot serve the program's layer: {error}"), ""))?;
-        let program = Rc::new(Program::new(layers.registry(), settings.ports.clone()));
+        let program = Rc::new(Program::new(layers.registry(), settings.ports.clone(), settings.forward.reverse.clone()));
+        let forwards = Forwards::bind(&settings.forward.mappings).await?;
         let agents = Agents::new(settings, wanted, program);
         let (members, feed) = match &settings.feed {
             None => (vec![agents.join(&settings.agent).await?], None),
@@ -69,11 +72,14 @@ impl Session {
                 (first_members(&agents, &mut feed, report).await?, Some(feed))
             }
         };
+        for map in &settings.forward.reverse {
+            agents.subscribe(map.pod).await?;
+        }
         let (pid, command) = (settings.owner.pid, settings.owner.command.clone());
         // That nobody can reach the session is no reason to have none.
         let pushes = Pushes::bind(agents.clone(), pid, command);
         let pushes = pushes.map_err(|error| tracing::warn!(%error, "this session takes no other filters")).ok();
-        Ok(Self { agents, members, feed, layers, pushes })
+        Ok(Self { agents, members, feed, layers, pushes, forwards })
     }
 
     /// Value of `MIRRORD_LAYER_INTPROXY_ADDR` for the program.
@@ -83,13 +89,14 @@ impl Session {
 
     /// Serves until `lifeline` has ended or the agents are gone.
     pub async fn serve(self, lifeline: impl Future<Output = ()>, report: impl Fn(Report) + Clone + 'static) -> End {
-        let Self { agents, members, mut feed, layers, pushes } = self;
+        let Self { agents, members, mut feed, layers, pushes, forwards } = self;
         // layers --a port was opened or closed--> subscriptions
         let (changes, inbox) = mpsc::channel(64);
         let closing = Rc::new(Notify::new());
         let subscriptions = tokio::task::spawn_local(subscriptions(agents.clone(), inbox, closing.clone(), report.clone()));
         let serving = tokio::task::spawn_local(layers.run(changes));
         let pushing = pushes.map(|pushes| tokio::task::spawn_local(pushes.run(report.clone())));
+        let forwarding = tokio::task::spawn_local(forwards.run(agents.clone(), report.clone()));
         let mut running = JoinSet::new();
         for member in members {
             running.spawn_local(member.run(report.clone()));
@@ -130,6 +137,7 @@ impl Session {
                 () = too_long(nowhere_since) => break End::Lost(lost("its pods have gone")),
             }
         };
+        forwarding.abort();
         if let Some(pushing) = pushing {
             pushing.abort();
         }

@@ -32,6 +32,27 @@ pub struct Settings {
     /// The target's ports on which the filters are asked; `None`: on all.
     #[serde(default)]
     pub filter_ports: Option<Vec<u16>>,
+    /// Ports without a program of the session's.
+    #[serde(default)]
+    pub forward: Forward,
+}
+
+/// What `mirrord port-forward` asks for.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Forward {
+    /// `-L`.
+    pub mappings: Vec<Mapping>,
+    /// `-R`: traffic of the target's port goes to whoever listens on this machine's, on loopback.
+    pub reverse: Vec<PortMap>,
+}
+
+/// `-L [LOCAL:]HOST:PORT`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Mapping {
+    /// The port of this machine to listen on, on loopback.
+    pub local: u16,
+    /// `HOST:PORT`, as it is known in the target's network.
+    pub to: String,
 }
 
 /// A filter of the chain.

@@ -3,6 +3,8 @@
 //! [`Kind::Tunnel`]: the intproxy is then the HTTP/2 server. Each picked flow is a stream `POST /v1/deliver` whose head has the
 //! headers below; the intproxy answers 200 once it has connected to the program, or 502 with [`ERROR`]; then both bodies are
 //! the flow's bytes. [`Kind::Sockets`]: see [`crate::passing`].
+//! [`Kind::Outgoing`]: the other way round, one for a session: the agent is the HTTP/2 server, each connection that the session makes
+//! from the target's network is a stream `POST /v1/outgoing` with [`TO`], answered likewise.
 
 use std::fmt;
 
@@ -17,12 +19,20 @@ pub const DESTINATION: &str = "mirrord-destination";
 /// Why the flow cannot be delivered; on a 502.
 pub const ERROR: &str = "mirrord-error";
 
+/// Path of an outgoing stream.
+pub const OUTGOING: &str = "/v1/outgoing";
+/// Where an outgoing stream goes, as `HOST:PORT`.
+pub const TO: &str = "mirrord-to";
+
 /// Length of [`Hello`] on the wire, bytes.
 pub const HELLO_LEN: usize = MAGIC.len() + 16 + 2;
 /// First bytes of a delivery connection; a control connection begins with HTTP/2's preface (`PRI * …`).
 pub const MAGIC: &[u8; 8] = b"MRDLVR/1";
 /// The same of one that passes sockets.
 pub const SOCKETS_MAGIC: &[u8; 8] = b"MRSOCK/1";
+
+/// The same of one for outgoing connections.
+pub const OUTGOING_MAGIC: &[u8; 8] = b"MROUTG/1";
 
 /// How flows travel.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -31,6 +41,8 @@ pub enum Kind {
     Tunnel,
     /// The intproxy passes its connection to the program itself: both ends are on one machine, and this is a unix socket.
     Sockets,
+    /// They are the session's own, from the target's network.
+    Outgoing,
 }
 
 impl Kind {
@@ -40,6 +52,7 @@ impl Kind {
         match first {
             MAGIC => Some(Self::Tunnel),
             SOCKETS_MAGIC => Some(Self::Sockets),
+            OUTGOING_MAGIC => Some(Self::Outgoing),
             _ => None,
         }
     }
@@ -48,6 +61,7 @@ impl Kind {
         match self {
             Self::Tunnel => MAGIC,
             Self::Sockets => SOCKETS_MAGIC,
+            Self::Outgoing => OUTGOING_MAGIC,
         }
     }
 }
@@ -121,6 +135,9 @@ mod tests {
         assert_eq!(Hello::decode(&bytes), Some(hello));
         let hello = Hello { kind: Kind::Sockets, ..hello };
         assert_eq!(&hello.encode(), b"MRSOCK/10123456789abcdef\x01\x02");
+        let hello = Hello { kind: Kind::Outgoing, ..hello };
+        assert_eq!(&hello.encode(), b"MROUTG/10123456789abcdef\x01\x02");
+        assert_eq!(Hello::decode(&hello.encode()), Some(hello));
         assert_eq!(Hello::decode(&hello.encode()), Some(hello));
         let mut wrong = bytes;
         wrong[0] = b'P';

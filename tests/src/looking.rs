@@ -1,4 +1,4 @@
-//! `mirrord inspect` and `mirrord explain`: the real command line, its output in files, seen by a test.
+//! `mirrord inspect`, `mirrord explain` and other commands without a program: the real command line, its output in files, seen by a test.
 
 use std::{
     fs::{self, File},
@@ -50,6 +50,12 @@ impl Inspect {
     #[track_caller]
     pub fn start(pod: &Pod, words: &[&str]) -> Self {
         Self::run(mirrord(pod, &[&["inspect"], words].concat()), pod, "inspecting ")
+    }
+
+    /// Starts a command that needs no program, and waits until it says this on standard error.
+    #[track_caller]
+    pub fn command(pod: &Pod, words: &[&str], first: &str) -> Self {
+        Self::run(mirrord(pod, words), pod, first)
     }
 
     /// Follows decisions; waits for nothing.

@@ -188,6 +188,8 @@ async fn obey(worker: Rc<Worker>, mut inbox: mpsc::UnboundedReceiver<Order>) {
             Order::Link(id, Kind::Sockets, socket, done) => {
                 tokio::task::spawn_local(link_sockets(worker.clone(), id, socket, done));
             }
+            // Nothing that a worker has to do with.
+            Order::Link(_, Kind::Outgoing, ..) => {}
         }
     }
 }

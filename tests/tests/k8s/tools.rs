@@ -117,3 +117,55 @@ fn the_doctor_finds_what_is_missing_and_what_is_left() {
     let secrets = space.kubectl("get secrets -o name");
     assert!(!secrets.contains("left-keys") && secrets.contains("others-keys"), "{secrets}");
 }
+
+/// A server on the developer's machine, which answers `mine`, until it is dropped.
+struct Mine(std::process::Child);
+
+impl Mine {
+    fn start(space: &Space, port: u16) -> Self {
+        let server = "import http.server as h, sys\n\
+                      class H(h.BaseHTTPRequestHandler):\n  def do_GET(self):\n    self.send_response(200); self.send_header('content-length', '4'); \
+                      self.end_headers(); self.wfile.write(b'mine')\n  def log_message(self, *a): pass\n\
+                      h.ThreadingHTTPServer(('127.0.0.1', int(sys.argv[1])), H).serve_forever()";
+        Self(space.dev("/usr/bin/python3").args(["-c", server, &port.to_string()]).spawn().unwrap())
+    }
+}
+
+impl Drop for Mine {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+#[test]
+fn ports_are_forwarded_both_ways() {
+    let space = Space::new();
+    space.shop(2);
+    let _mine = Mine::start(&space, 18090);
+    let out = space.folder.path().join("forward.out");
+    let mut command = space.dev(built().join("mirrord").to_str().unwrap());
+    // The Service's name is known in the cluster alone.
+    command.args("port-forward -t deployment/shop -L 18091:shop:80 -R 80:18090 --steal --header-filter ^x-user:.me$".split(' '));
+    command.env("KUBECONFIG", space.kubeconfig("admin")).env("MIRRORD_AGENT_IMAGE", agent_image());
+    let mut forward = Mine(command.stderr(std::fs::File::create(&out).unwrap()).spawn().unwrap());
+    let said = || std::fs::read_to_string(&out).unwrap();
+    space.eventually("it forwards", || {
+        assert!(forward.0.try_wait().unwrap().is_none(), "{}", said());
+        said().contains("port 80 of deployment/shop -> 127.0.0.1:18090 (steal)").then_some(())
+    });
+    for _ in 0..6 {
+        assert_eq!(space.ask("shop", "/", &["x-user: me"]), "mine");
+        assert!(space.ask("shop", "/", &[]).starts_with("pod shop-"));
+    }
+    let through = |header: &str| {
+        let output = output(space.dev("curl").args(["-sS", "-m", "20", "-H", header, "http://127.0.0.1:18091/through"]));
+        assert!(output.status.success(), "{}{}", String::from_utf8_lossy(&output.stderr), said());
+        String::from_utf8_lossy(&output.stdout).into_owned()
+    };
+    assert!(through("x-user: you").starts_with("pod shop-"));
+    mirrord_tests::processes::Process(forward.0.id()).signal(libc::SIGTERM);
+    let status = space.eventually("it ends", || forward.0.try_wait().unwrap());
+    assert!(status.success(), "{status}: {}", said());
+    assert!(space.ask("shop", "/", &["x-user: me"]).starts_with("pod shop-"));
+}
