@@ -37,12 +37,17 @@ pub fn look(path: PathBuf, fix: Fix) -> Leftovers {
 
 /// In the namespace: our rules there, whether an agent (or the guard of one) is at work, and whether the rules were removed.
 fn within(fix: Fix) -> Result<(Vec<String>, bool, bool), RedirectError> {
-    // Held while rules are removed, lest an agent start meanwhile; so long it waits.
-    let Some(_lock) = state::try_lock()? else { return Ok((Vec::new(), true, false)) };
+    const LIVED_IN: (Vec<String>, bool, bool) = (Vec::new(), true, false);
+    let Some(lock) = state::try_lock()? else { return Ok(LIVED_IN) };
+    // Held only while rules are removed, when an agent that starts has to wait: whoever just looks is not taken for an agent.
+    let held = (fix == Fix::Remove).then_some(lock);
     let tables = Iptables::probe(None)?;
     let rules = tables.snapshot()?;
     let ours = iptables::ours(&rules);
-    if ours.is_empty() || fix == Fix::Look {
+    if held.is_none() && state::try_lock()?.is_none() {
+        return Ok(LIVED_IN);
+    }
+    if ours.is_empty() || held.is_none() {
         return Ok((ours, false, false));
     }
     sysctls::clean_leftovers(&rules).and(transparent::remove_routing(MARK | 1)).map_err(RedirectError::Setup)?;
