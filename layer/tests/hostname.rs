@@ -62,5 +62,5 @@ fn what_is_no_host_name_is_not_shown() {
         assert_eq!(lines(nonsense, words(&["uname", "-n"])), [own()], "{nonsense:?}");
     }
     let longest = "x".repeat(64);
-    assert_eq!(lines(&longest, words(&["uname", "-n"])), [longest.clone()]);
+    assert_eq!(lines(&longest, words(&["uname", "-n"])), std::slice::from_ref(&longest));
 }

@@ -96,7 +96,9 @@ fn a_second_session_joins_the_guest_and_a_later_one_brings_another() {
         .run(&Program::python("third", &[LOCAL + 2]));
     assert!(space.ask("shop", "/", &["x-user: she"]).starts_with("program third"));
     assert!(space.pods("app=mirrord").is_empty());
-    (first.end(), second.end(), third.end());
+    for session in [first, second, third] {
+        session.end();
+    }
     space.eventually("the agent has ended", || names().is_empty().then_some(()));
     let later = run("later", "me", LOCAL);
     assert!(space.ask("shop", "/", &[ME]).starts_with("program later"));
