@@ -40,7 +40,8 @@ async fn all(data: &[u8]) {
         let (returned, mut unused) = tokio::sync::oneshot::channel();
         tokio::task::spawn_local(async move {
             let mut socket = socket;
-            let opened = streams.take(theirs, Duration::from_secs(5), Rc::default(), || socket.take().ok_or(io::ErrorKind::NotFound.into())).await;
+            let opened =
+                streams.take(theirs, Duration::from_secs(5), Rc::default(), || socket.take().ok_or(io::ErrorKind::NotFound.into())).await;
             drop((opened, returned.send(socket)));
         });
         ours.write_all(said).await.expect("there is room");
