@@ -45,6 +45,9 @@ enum Subcommands {
     /// Show each request and response of the target as it passes; nothing runs here and nothing changes there
     #[command(override_usage = "mirrord inspect -t TARGET [OPTIONS]")]
     Inspect(Box<inspect::Line>),
+    /// Print what comes to the target's ports, and what is answered: heads and bodies
+    #[command(override_usage = "mirrord dump -t TARGET [-p PORT]… [OPTIONS]")]
+    Dump(Box<inspect::dump::Line>),
     /// Make, build, check, test, measure and replace traffic filters
     #[command(subcommand, after_help = filter::args::EXAMPLES, override_usage = "mirrord filter COMMAND")]
     Filter(FilterCommand),
@@ -234,6 +237,7 @@ pub enum Task {
     Rbac(kube::rbac::Line),
     Verify(verify::Line),
     Doctor(Box<doctor::Line>),
+    Dump(Box<inspect::dump::Line>),
     Forward(Box<forward::Line>, Vec<FilterFlag>),
     Intproxy,
     Cluster,
@@ -247,6 +251,7 @@ pub fn read(line: impl IntoIterator<Item = OsString>) -> Result<Task, clap::Erro
         Subcommands::Cluster => Ok(Task::Cluster),
         Subcommands::Ls(line) => Ok(Task::Ls(line)),
         Subcommands::Rbac(line) => Ok(Task::Rbac(line)),
+        Subcommands::Dump(line) => Ok(Task::Dump(line)),
         Subcommands::PortForward(line) => {
             let filters = matches.subcommand_matches("port-forward").map(chain::flags).unwrap_or_default();
             Ok(Task::Forward(line, filters))

@@ -59,6 +59,7 @@ pub fn exec(config: Config, watch: Watch) -> Result<Outcome, Error> {
                 cluster: config.cluster.clone(),
                 owner: settings.owner.clone(),
                 environment: true,
+                agents: kube::Wanted::All,
             })?;
             settings.feed = Some(ready.feed);
             (ready.environment.unwrap_or_default(), Some(cluster))

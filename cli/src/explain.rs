@@ -8,7 +8,7 @@ use std::{
 };
 
 use clap::Args;
-use mirrord_config::{Target, resolve};
+use mirrord_config::{ClusterFlags, ClusterSettings, ConfigError, Target, resolve};
 use mirrord_intproxy::records::{self, Next};
 use mirrord_protocol::{
     control::{Level, Mode},
@@ -18,6 +18,10 @@ use mirrord_protocol::{
 use crate::{
     agent, console,
     error::Error,
+    exec,
+    feeds::Feeds,
+    inspect::with_pod,
+    kube::{self, Cluster},
     namespace,
     paint::{Colour, Paint, plain},
     sys, when,
@@ -26,9 +30,22 @@ use crate::{
 /// The command line.
 #[derive(Args, Debug)]
 pub struct Line {
-    /// Whose requests: netns/NAME, pid/N or container/ID [env: MIRRORD_IMPERSONATED_TARGET]
+    /// Whose requests: deployment/NAME, pod/NAME … in a cluster (all of its pods that have an agent); netns/NAME, pid/N or container/ID
+    /// on this machine [env: MIRRORD_IMPERSONATED_TARGET]
     #[arg(short, long, value_name = "TARGET")]
     target: Option<String>,
+
+    /// In a cluster: namespace of the target; else the context's [env: MIRRORD_TARGET_NAMESPACE]
+    #[arg(long, value_name = "NAMESPACE")]
+    target_namespace: Option<String>,
+
+    /// In a cluster: namespace of the agents; else the context's [env: MIRRORD_AGENT_NAMESPACE]
+    #[arg(short, long, value_name = "NAMESPACE")]
+    agent_namespace: Option<String>,
+
+    /// Context of the kubeconfig; else the current one [env: MIRRORD_KUBE_CONTEXT]
+    #[arg(long, value_name = "NAME")]
+    context: Option<String>,
 
     /// The last N decisions
     #[arg(short = 'n', long, value_name = "N", default_value_t = 20)]
@@ -53,15 +70,18 @@ pub struct Line {
 
 impl Line {
     pub fn resolve(self, variable: impl Fn(&str) -> Option<String>) -> Result<Explain, Error> {
-        let Line { target, last, id, picked, follow, json } = self;
-        Ok(Explain { target: resolve::target(target, variable, None)?, last, id, picked, follow, json })
+        let Line { target, target_namespace, agent_namespace, context, last, id, picked, follow, json } = self;
+        let flags = ClusterFlags { namespace: target_namespace, agent_namespace, context, ..ClusterFlags::default() };
+        let cluster = ClusterSettings::resolve(flags, &variable, ClusterSettings::default()).map_err(ConfigError::from)?;
+        Ok(Explain { target: resolve::target(target, variable, None)?, cluster, last, id, picked, follow, json })
     }
 }
 
 /// What is asked for.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct Explain {
     pub target: Target,
+    pub cluster: ClusterSettings,
     /// At most so many, the newest.
     pub last: usize,
     pub id: Option<u64>,
@@ -76,13 +96,15 @@ const TICK: Duration = Duration::from_millis(250);
 
 /// Prints decisions until there are no more, or for ever.
 pub fn explain(explain: &Explain) -> Result<(), Error> {
-    let socket = agent_of(&explain.target)?;
-    let feed = records::explain(socket, explain.query()).map_err(Error::Asked)?;
+    // In a cluster the connection lasts as long as this.
+    let (_cluster, mut feeds) = ask(explain)?;
     let mut out = io::stdout().lock();
-    let mut printer = Printer { paint: Paint::for_stdout(), count: 0, explain };
+    let mut printer = Printer { paint: Paint::for_stdout(), count: 0, explain, pods: feeds.are_several(), pod: None };
     loop {
-        match feed.next(TICK) {
+        let (at, next) = feeds.next(TICK);
+        match next {
             Next::Lines(lines) => {
+                printer.pod = feeds.pod(at).map(str::to_owned);
                 // Nobody reads on: that is how `| head` ends.
                 if printer.print(&mut out, &lines).and_then(|()| out.flush()).is_err() {
                     return Ok(());
@@ -98,6 +120,25 @@ pub fn explain(explain: &Explain) -> Result<(), Error> {
             Next::End(None) => return printer.end(),
         }
     }
+}
+
+/// Asks each agent that the target has.
+fn ask(explain: &Explain) -> Result<(Option<Cluster>, Feeds), Error> {
+    let query = explain.query();
+    let Target::Cluster(_) = &explain.target else {
+        let feed = records::explain(agent_of(&explain.target)?, query).map_err(Error::Asked)?;
+        return Ok((None, Feeds::one(feed)));
+    };
+    let (cluster, ready) = Cluster::start(&kube::Settings {
+        target: explain.target.to_string(),
+        cluster: explain.cluster.clone(),
+        owner: exec::owner("mirrord explain".as_ref()),
+        environment: false,
+        agents: kube::Wanted::There,
+    })?;
+    let ask = |(pod, socket)| Ok((pod, records::explain(socket, query.clone()).map_err(Error::Asked)?));
+    let feeds = ready.agents.into_iter().map(ask).collect::<Result<_, Error>>()?;
+    Ok((Some(cluster), Feeds::several(feeds)))
 }
 
 fn agent_of(target: &Target) -> Result<PathBuf, Error> {
@@ -126,15 +167,19 @@ struct Printer<'a> {
     paint: Paint,
     count: u64,
     explain: &'a Explain,
+    /// Lines say which pod they are of: this one, now.
+    pods: bool,
+    pod: Option<String>,
 }
 
 impl Printer<'_> {
     fn print(&mut self, out: &mut impl Write, lines: &[u8]) -> io::Result<()> {
-        if self.explain.json {
-            self.count += 1;
-            return out.write_all(lines);
-        }
         for line in lines.split(|byte| *byte == b'\n').filter(|line| !line.is_empty()) {
+            if self.explain.json {
+                self.count += 1;
+                writeln!(out, "{}", with_pod(line, self.pod.as_deref()))?;
+                continue;
+            }
             match serde_json::from_slice(line) {
                 Ok(ExplainLine::Decision(decision)) => {
                     self.count += 1;
@@ -165,10 +210,15 @@ impl Printer<'_> {
 
     fn line(&self, out: &mut impl Write, decision: &Decision) -> io::Result<()> {
         if self.count == 1 {
-            let head = format!("{:12}  {:>8}  {:21}  {:<9}  {:<32}  WHY", "TIME", "ID", "CLIENT", "VERDICT", "REQUEST");
+            let pod = if self.pods { format!("{:24}  ", "POD") } else { String::new() };
+            let head = format!("{pod}{:12}  {:>8}  {:21}  {:<9}  {:<32}  WHY", "TIME", "ID", "CLIENT", "VERDICT", "REQUEST");
             writeln!(out, "{}", self.paint.text(Colour::Dim, &head))?;
         }
         let request = format!("{} {}", plain(&decision.method), plain(&decision.path));
+        if self.pods {
+            let pod = self.pod.as_deref().unwrap_or_default();
+            write!(out, "{}  ", self.paint.text(Colour::Cyan, &format!("{:24}", plain(pod))))?;
+        }
         writeln!(
             out,
             "{}  {:>8}  {:21}  {}  {request:<32}  {}",
@@ -182,7 +232,8 @@ impl Printer<'_> {
 
     fn in_full(&self, out: &mut impl Write, decision: &Decision) -> io::Result<()> {
         let Decision { id, at, client, destination, protocol, .. } = decision;
-        writeln!(out, "request {id}, {}", when::date_and_time(at * 1000))?;
+        let pod = self.pod.as_ref().map_or_else(String::new, |pod| format!(", pod {}", plain(pod)));
+        writeln!(out, "request {id}, {}{pod}", when::date_and_time(at * 1000))?;
         writeln!(out, "  {} {} {}", plain(&decision.method), plain(&decision.path), plain(protocol))?;
         writeln!(out, "  from {client} to {destination}")?;
         if decision.asked.is_empty() {

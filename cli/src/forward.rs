@@ -127,6 +127,7 @@ fn open(config: &Config, mut settings: Settings) -> Result<(Intproxy, Option<Clu
         cluster: config.cluster.clone(),
         owner: settings.owner.clone(),
         environment: false,
+        agents: kube::Wanted::All,
     })?;
     settings.feed = Some(ready.feed);
     progress::step("opening the session");

@@ -3,6 +3,7 @@
 //!
 //! `agent --lines--> Feed --> View: terminal or pipe, HAR file, summary`
 
+pub mod dump;
 mod har;
 mod line;
 mod summary;
@@ -22,6 +23,7 @@ use mirrord_protocol::{
     control::ErrorReply,
     records::{Exchange, InspectLine, InspectRequest},
 };
+use serde_json::Value;
 
 use crate::{
     agent,
@@ -30,10 +32,11 @@ use crate::{
     console,
     error::Error,
     exec,
+    feeds::Feeds,
     kube::{self, Cluster},
     namespace,
     paint::{Paint, plain},
-    sys,
+    progress, sys,
 };
 use har::Har;
 use line::{Lines, Pace};
@@ -42,7 +45,7 @@ use summary::Summary;
 /// The command line, but for the filters, whose order matters.
 #[derive(Args, Debug)]
 pub struct Line {
-    /// Whose requests: deployment/NAME, pod/NAME … in a cluster (one pod of it); netns/NAME, pid/N or container/ID on this machine
+    /// Whose requests: deployment/NAME, pod/NAME … in a cluster (all of its pods); netns/NAME, pid/N or container/ID on this machine
     /// [env: MIRRORD_IMPERSONATED_TARGET]
     #[arg(short, long, value_name = "TARGET")]
     target: Option<String>,
@@ -100,6 +103,7 @@ impl Line {
             har: self.har,
             show_credentials: self.show_credentials,
             all: self.all,
+            format: Format::Lines,
         })
     }
 }
@@ -123,6 +127,16 @@ pub struct Inspect {
     pub show_credentials: bool,
     /// Every line, also where somebody watches and cannot read so fast.
     pub all: bool,
+    pub format: Format,
+}
+
+/// How exchanges are shown to people.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Format {
+    /// A line each, and a summary.
+    Lines,
+    /// As they went over the wire, headers and bodies.
+    Dump,
 }
 
 /// How often what is shown is looked at anew.
@@ -136,7 +150,7 @@ pub fn inspect(inspect: Inspect) -> Result<(), Error> {
         owner: exec::owner("mirrord inspect".as_ref()),
         ports: inspect.ports.clone(),
         chain: Vec::new(),
-        headers: inspect.har.is_some() || inspect.json,
+        headers: inspect.har.is_some() || inspect.json || inspect.format == Format::Dump,
         body: inspect.body,
         show_credentials: inspect.show_credentials,
     };
@@ -154,26 +168,33 @@ pub fn inspect(inspect: Inspect) -> Result<(), Error> {
     // In a cluster the connection lasts as long as this.
     let (_cluster, joined) = match &inspect.target {
         Target::Cluster(_) => {
+            progress::begin("mirrord inspect");
+            progress::step("connecting to the cluster");
             let settings = kube::Settings {
                 target: inspect.target.to_string(),
-                cluster: ClusterSettings { one: true, ..inspect.cluster.clone() },
+                cluster: inspect.cluster.clone(),
                 owner: request.owner.clone(),
                 environment: false,
+                agents: kube::Wanted::All,
             };
             let (cluster, ready) = Cluster::start(&settings)?;
-            console::say(&format!("mirrord: of {} it is the pod {}", inspect.target, plain(&ready.pod)));
-            let joined = match join(ready.agent) {
-                ControlFlow::Break(joined) => joined,
-                ControlFlow::Continue(error) => Err(error),
-            };
-            (Some(cluster), joined)
+            let (mut feeds, mut first) = (Vec::new(), Vec::new());
+            for (pod, socket) in ready.agents {
+                let (ControlFlow::Break(joined) | ControlFlow::Continue(joined)) = join(socket).map_continue(Err);
+                let (feed, lines) = joined?;
+                first.push((feeds.len(), lines));
+                feeds.push((pod, feed));
+            }
+            progress::done(&format!("looking at {} pods of {}", feeds.len(), inspect.target));
+            (Some(cluster), (Feeds::several(feeds), first))
         }
         target => {
             let keep = exec::privileges(target)?;
-            (None, agent::with_agent(&namespace::find(target)?, keep, join))
+            let (feed, lines) = agent::with_agent(&namespace::find(target)?, keep, join)?;
+            (None, (Feeds::one(feed), vec![(0, lines)]))
         }
     };
-    let (feed, first) = joined?;
+    let (feeds, first) = joined;
     let mut view = View {
         out: BufWriter::with_capacity(64 << 10, io::stdout().lock()),
         lines: Lines::new(Paint::for_stdout(), !inspect.filters.is_empty()),
@@ -181,10 +202,26 @@ pub fn inspect(inspect: Inspect) -> Result<(), Error> {
         har,
         summary: Summary::new(),
         closing: None,
+        pod: None,
+        feeds,
         inspect,
     };
-    let ended = view.run(&feed, first);
+    view.lines.pods = view.feeds.are_several();
+    let ended = view.run(first);
     view.finish(ended)
+}
+
+/// A line of JSON as the agent wrote it, with the pod that it is of, if that is not plain.
+pub fn with_pod(line: &[u8], pod: Option<&str>) -> String {
+    let text = || String::from_utf8_lossy(line).into_owned();
+    let Some(pod) = pod else { return text() };
+    match serde_json::from_slice::<Value>(line) {
+        Ok(Value::Object(mut members)) => {
+            members.insert("pod".into(), pod.into());
+            Value::Object(members).to_string()
+        }
+        _ => text(),
+    }
 }
 
 /// [`Error::help`] knows the next step.
@@ -194,6 +231,9 @@ fn lost(why: &str) -> Error {
 
 struct View<W: Write> {
     inspect: Inspect,
+    feeds: Feeds,
+    /// Whose lines are being shown, if that is not plain.
+    pod: Option<(usize, String)>,
     out: BufWriter<W>,
     lines: Lines,
     pace: Pace,
@@ -213,12 +253,15 @@ enum Ended {
 }
 
 impl<W: Write> View<W> {
-    fn run(&mut self, feed: &records::Feed, first: Vec<u8>) -> Ended {
-        let mut next = Next::Lines(first);
+    fn run(&mut self, first: Vec<(usize, Vec<u8>)>) -> Ended {
+        let mut first = first.into_iter();
+        let mut next = first.next().map_or((0, Next::NotYet), |(at, lines)| (at, Next::Lines(lines)));
         let mut tick = Instant::now();
         loop {
-            match next {
+            let (at, what) = next;
+            match what {
                 Next::Lines(lines) => {
+                    self.pod = self.feeds.pod(at).map(|pod| (at, pod.to_owned()));
                     for line in lines.split(|byte| *byte == b'\n').filter(|line| !line.is_empty()) {
                         match self.take(line) {
                             Ok(()) => {}
@@ -242,13 +285,17 @@ impl<W: Write> View<W> {
                     return Ended::Unread;
                 }
             }
-            next = match feed.next(Duration::ZERO) {
+            if let Some((at, lines)) = first.next() {
+                next = (at, Next::Lines(lines));
+                continue;
+            }
+            next = match self.feeds.next(Duration::ZERO) {
                 // All that has come is printed: now somebody may look at it.
-                Next::NotYet => {
+                (_, Next::NotYet) => {
                     if self.out.flush().is_err() {
                         return Ended::Unread;
                     }
-                    feed.next(TICK)
+                    self.feeds.next(TICK)
                 }
                 next => next,
             };
@@ -259,13 +306,15 @@ impl<W: Write> View<W> {
         match serde_json::from_slice(line) {
             Ok(InspectLine::Exchange(exchange)) => self.exchange(&exchange, line),
             Ok(InspectLine::Tally(tally)) => {
-                self.summary.tally(tally);
+                self.summary.tally(self.pod.as_ref().map_or(0, |(at, _)| *at), tally);
                 Ok(())
             }
             Ok(InspectLine::Inspecting { ports, .. }) => {
                 let ports: Vec<_> = ports.iter().map(u16::to_string).collect();
                 let s = if ports.len() == 1 { "" } else { "s" };
-                console::say(&format!("mirrord: inspecting {}, port{s} {} (Ctrl-C ends it)", self.inspect.target, ports.join(", ")));
+                let pod = self.pod.as_ref().map_or_else(String::new, |(_, pod)| format!(", pod {}", plain(pod)));
+                let target = &self.inspect.target;
+                console::say(&format!("mirrord: inspecting {target}{pod}, port{s} {} (Ctrl-C ends it)", ports.join(", ")));
                 Ok(())
             }
             Ok(InspectLine::Notice { level, message }) => {
@@ -290,13 +339,15 @@ impl<W: Write> View<W> {
             har.entry(exchange)?;
         }
         if self.inspect.json {
-            self.out.write_all(line)?;
-            return self.out.write_all(b"\n");
+            return writeln!(self.out, "{}", with_pod(line, self.pod.as_ref().map(|(_, pod)| pod.as_str())));
+        }
+        if self.inspect.format == Format::Dump {
+            return dump::exchange(&mut self.out, exchange, self.pod.as_ref().map(|(_, pod)| pod.as_str()));
         }
         if self.lines.paint.watched && !self.inspect.all && !self.pace.admits(exchange) {
             return Ok(());
         }
-        self.lines.exchange(&mut self.out, exchange)
+        self.lines.exchange(&mut self.out, exchange, self.pod.as_ref().map_or("", |(_, pod)| pod))
     }
 
     /// Says how many lines went by unseen since the last tick.
@@ -322,7 +373,7 @@ impl<W: Write> View<W> {
         }
         if self.inspect.json {
             written = written.and(writeln!(self.out, "{}", self.summary.json()).map_err(Error::Write));
-        } else {
+        } else if self.inspect.format == Format::Lines {
             written = written.and(self.summary.print(&mut self.out, self.lines.paint).map_err(Error::Write));
         }
         let written = written.and(self.out.flush().map_err(Error::Write));

@@ -10,6 +10,7 @@ mod elf;
 mod error;
 mod exec;
 mod explain;
+mod feeds;
 mod files;
 mod filter;
 mod forward;
@@ -54,6 +55,7 @@ fn main() -> ExitCode {
             Ok(is_well) => ExitCode::from(u8::from(!is_well)),
             Err(error) => done(Err(error)),
         },
+        Ok(Task::Dump(line)) => done(line.resolve(variable).and_then(inspect::inspect)),
         Ok(Task::Forward(line, filters)) => end(forward::forward(*line, filters, variable)),
         Ok(Task::Ls(line)) => ls(line),
         Ok(Task::Verify(line)) => {
@@ -126,9 +128,9 @@ fn usage(error: &clap::Error) -> ExitCode {
     let text = error.render().to_string();
     let text = text.trim_end().trim_start_matches("error: ");
     let text = text.strip_suffix("For more information, try '--help'.").unwrap_or(text).trim_end();
-    let command = env::args()
-        .nth(1)
-        .filter(|word| ["explain", "inspect", "filter", "ls", "rbac", "verify-config", "doctor", "port-forward"].contains(&word.as_str()));
+    let command = env::args().nth(1).filter(|word| {
+        ["explain", "inspect", "filter", "ls", "rbac", "verify-config", "doctor", "port-forward", "dump"].contains(&word.as_str())
+    });
     // An argument of the program's, more often than not.
     let is_exec = command.is_none() && error.kind() == ErrorKind::UnknownArgument;
     let dashes = if is_exec { "put -- before the program if this is for it; " } else { "" };

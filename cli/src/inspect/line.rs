@@ -25,6 +25,8 @@ pub struct Lines {
     /// There are filters whose verdict is shown.
     has_filters: bool,
     has_head: bool,
+    /// Each line says which pod it is of.
+    pub pods: bool,
 }
 
 /// How much of what passes can be read.
@@ -36,10 +38,10 @@ pub struct Pace {
 
 impl Lines {
     pub fn new(paint: Paint, has_filters: bool) -> Self {
-        Self { paint, has_filters, has_head: false }
+        Self { paint, has_filters, has_head: false, pods: false }
     }
 
-    pub fn exchange(&mut self, out: &mut impl Write, exchange: &Exchange) -> io::Result<()> {
+    pub fn exchange(&mut self, out: &mut impl Write, exchange: &Exchange, pod: &str) -> io::Result<()> {
         if !self.has_head {
             self.has_head = true;
             self.head(out)?;
@@ -49,6 +51,9 @@ impl Lines {
         let remark = self.remark(exchange);
         let request = self.fit(&request, &remark);
         let verdict = if self.has_filters { format!("{}  ", self.verdict(exchange.would.as_ref())) } else { String::new() };
+        if self.pods {
+            write!(out, "{}  ", self.paint.text(Colour::Cyan, &format!("{:24}", plain(pod))))?;
+        }
         writeln!(
             out,
             "{}  {}  {}  {:>8}  {:>8}  {:>8}  {:<5}  {verdict}{request}{}",
@@ -72,8 +77,9 @@ impl Lines {
 
     fn head(&self, out: &mut impl Write) -> io::Result<()> {
         let verdict = if self.has_filters { format!("{:<8}  ", "VERDICT") } else { String::new() };
+        let pod = if self.pods { format!("{:24}  ", "POD") } else { String::new() };
         let head = format!(
-            "{:12}  {:21}  {:>6}  {:>8}  {:>8}  {:>8}  {:<5}  {verdict}REQUEST",
+            "{pod}{:12}  {:21}  {:>6}  {:>8}  {:>8}  {:>8}  {:<5}  {verdict}REQUEST",
             "TIME", "CLIENT", "STATUS", "LATENCY", "UP", "DOWN", "PROTO"
         );
         writeln!(out, "{}", self.paint.text(Colour::Dim, &head))
@@ -118,7 +124,7 @@ impl Lines {
     }
 
     fn fit<'a>(&self, request: &'a str, remark: &str) -> Cow<'a, str> {
-        fit(self.paint, request, BEFORE + remark.chars().count() + if self.has_filters { 10 } else { 0 })
+        fit(self.paint, request, BEFORE + remark.chars().count() + if self.has_filters { 10 } else { 0 } + if self.pods { 26 } else { 0 })
     }
 
     fn body(&self, out: &mut impl Write, side: char, body: Option<&Captured>) -> io::Result<()> {
@@ -205,7 +211,7 @@ mod tests {
 
     fn shown(exchange: &Exchange, has_filters: bool) -> Vec<String> {
         let mut out = Vec::new();
-        Lines::new(Paint::for_stdout(), has_filters).exchange(&mut out, exchange).unwrap();
+        Lines::new(Paint::for_stdout(), has_filters).exchange(&mut out, exchange, "").unwrap();
         String::from_utf8(out).unwrap().lines().skip(1).map(|line| line[12..].to_owned()).collect()
     }
 

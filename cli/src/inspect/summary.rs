@@ -28,7 +28,8 @@ const BEFORE: usize = 9 + 8 * (2 + 8) + 2;
 /// Everything so far.
 pub struct Summary {
     began: Instant,
-    tallies: BTreeMap<u16, Tally>,
+    /// By pod and worker.
+    tallies: BTreeMap<(usize, u16), Tally>,
     all: Route,
     routes: HashMap<String, Route>,
 }
@@ -57,8 +58,8 @@ impl Summary {
         Self { began: Instant::now(), tallies: BTreeMap::new(), all: Route::default(), routes: HashMap::new() }
     }
 
-    pub fn tally(&mut self, tally: Tally) {
-        self.tallies.insert(tally.worker, tally);
+    pub fn tally(&mut self, pod: usize, tally: Tally) {
+        self.tallies.insert((pod, tally.worker), tally);
     }
 
     pub fn exchange(&mut self, exchange: &Exchange) {
@@ -280,9 +281,9 @@ mod tests {
     #[test]
     fn the_counts_are_the_agents() {
         let mut summary = Summary::new();
-        summary.tally(Tally { worker: 0, begun: 5, ended: 4, dropped: 0 });
-        summary.tally(Tally { worker: 1, begun: 1, ended: 1, dropped: 0 });
-        summary.tally(Tally { worker: 0, begun: 7, ended: 6, dropped: 2 });
+        summary.tally(0, Tally { worker: 0, begun: 5, ended: 4, dropped: 0 });
+        summary.tally(0, Tally { worker: 1, begun: 1, ended: 1, dropped: 0 });
+        summary.tally(0, Tally { worker: 0, begun: 7, ended: 6, dropped: 2 });
         summary.exchange(&exchange("/", 100, 500));
         let json = summary.json();
         assert_eq!((&json["summary"]["begun"], &json["summary"]["dropped"], &json["summary"]["failed"]), (&8.into(), &2.into(), &1.into()));

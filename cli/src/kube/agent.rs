@@ -104,6 +104,11 @@ impl Maker<'_> {
         }
     }
 
+    /// Whether a pod has an agent.
+    pub async fn is_there(&self, pod: &Pod) -> bool {
+        pod.has_guest || self.job_is_there(&manifest::name(&pod.uid)).await
+    }
+
     /// Without the right to look there is none for us.
     async fn job_is_there(&self, name: &str) -> bool {
         let job = Api::<Job>::namespaced(self.client.clone(), self.namespace).get_opt(name).await;

@@ -24,6 +24,8 @@ pub enum KubeError {
     HostNetwork(String),
     #[error("`{0}` is no kind of target that could be listed")]
     NoKind(String),
+    #[error("nobody has a session on {0}")]
+    NoSession(String),
     #[error("the agent's pod does not start: {why}")]
     Start { why: String, help: String },
     #[error("the agent cannot be a container of the target's pod: {why}")]
@@ -55,6 +57,9 @@ impl KubeError {
             Self::NoKind(_) => {
                 format!("it is one of {}", mirrord_config::Kind::ALL.map(mirrord_config::Kind::word).join(", "))
             }
+            Self::NoSession(_) => "decisions are made for sessions: start one (mirrord exec, mirrord inspect), then ask again; \
+                -a names the namespace of its agents, if that is another one"
+                .into(),
             Self::Start { help, .. } => help.clone(),
             Self::Slow { .. } => "raise --agent-startup-timeout, or look at it with `kubectl get events` in the agent's namespace".into(),
             Self::Connection(_) => "run the command again; it needs the right to create pods/portforward in the agent's namespace".into(),

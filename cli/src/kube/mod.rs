@@ -30,4 +30,4 @@ pub mod rbac;
 
 pub use cluster::{Cluster, ClusterError};
 pub use error::KubeError;
-pub use process::{Settings, run};
+pub use process::{Settings, Wanted, run};

@@ -55,6 +55,17 @@ pub struct Settings {
     pub owner: Owner,
     /// Whether the container's environment is wanted.
     pub environment: bool,
+    /// Which agents.
+    pub agents: Wanted,
+}
+
+/// Which agents there are to be.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Wanted {
+    /// One for each pod.
+    All,
+    /// Those that sessions have made.
+    There,
 }
 
 /// A line of what is told.
@@ -78,9 +89,8 @@ pub enum Report {
 pub struct Ready {
     /// Tells the intproxy which agents there are.
     pub feed: PathBuf,
-    /// One of them, for questions, and its pod.
-    pub agent: PathBuf,
-    pub pod: String,
+    /// Each, and the name of its pod, as it was at the start.
+    pub agents: Vec<(String, PathBuf)>,
     /// Of the container.
     pub environment: Option<Environment>,
 }
@@ -209,6 +219,18 @@ impl Session {
             );
             report(&Report::Notice { level: Level::Warn, message });
         }
+        if self.settings.agents == Wanted::There {
+            let (maker, mut there) = (self.maker(), Vec::new());
+            for pod in found.ready {
+                if maker.is_there(&pod).await {
+                    there.push(pod);
+                }
+            }
+            if there.is_empty() {
+                return Err(KubeError::NoSession(self.target.to_string()));
+            }
+            found.ready = there;
+        }
         if self.settings.cluster.one {
             found.ready.truncate(1);
         }
@@ -258,13 +280,14 @@ impl Session {
     }
 
     async fn ready(&self, feed: PathBuf) -> Result<Ready, KubeError> {
-        let first = self.agents.borrow().values().next().map(|agent| (agent.bridge.path().to_owned(), agent.pod.clone()));
-        let (agent, pod) = first.ok_or_else(|| KubeError::Connection("there is no agent".into()))?;
+        let made = self.agents.borrow().values().map(|agent| (agent.pod.clone(), agent.bridge.path().to_owned())).collect::<Vec<_>>();
+        let (pod, agent) = made.first().ok_or_else(|| KubeError::Connection("there is no agent".into()))?;
         let environment = match self.settings.environment && self.target != ClusterTarget::Targetless {
-            true => Some(ask::environment(&agent, &pod.container_id).await.map_err(KubeError::Agent)?),
+            true => Some(ask::environment(agent, &pod.container_id).await.map_err(KubeError::Agent)?),
             false => None,
         };
-        Ok(Ready { feed, agent, pod: pod.name, environment })
+        let agents = made.iter().map(|(pod, path)| (pod.name.clone(), path.clone())).collect();
+        Ok(Ready { feed, agents, environment })
     }
 
     /// Has an agent for each pod that comes, and leaves those that go. Without end.
@@ -295,6 +318,9 @@ impl Session {
             }
             self.leave_gone(&found, &running);
             self.given_up.borrow_mut().retain(|uid, at| found.there.contains(uid) && at.elapsed() < AGAIN);
+            if self.settings.agents == Wanted::There {
+                continue;
+            }
             for pod in found.ready {
                 let is_known = self.agents.borrow().contains_key(&pod.uid) || self.given_up.borrow().contains_key(&pod.uid);
                 let enough = self.settings.cluster.one && !(self.agents.borrow().is_empty() && self.making.borrow().is_empty());

@@ -169,3 +169,48 @@ fn ports_are_forwarded_both_ways() {
     assert!(status.success(), "{status}: {}", said());
     assert!(space.ask("shop", "/", &["x-user: me"]).starts_with("pod shop-"));
 }
+
+#[test]
+fn what_passes_and_why_is_told_of_all_pods_and_says_of_which() {
+    let space = Space::new();
+    space.shop(2);
+    let pods: Vec<_> = space.pods("app=shop").into_iter().map(|pod| pod.name).collect();
+    let (text, is_well) = mirrord(&space, "admin", "explain -t deployment/shop");
+    assert!(!is_well && text.is_empty(), "nobody has a session: {text}");
+
+    let file = |name: &str| space.folder.path().join(name);
+    let start = |name: &str, words: &str| {
+        let mut command = space.dev(built().join("mirrord").to_str().unwrap());
+        command.args(words.split_whitespace()).env("KUBECONFIG", space.kubeconfig("admin")).env("MIRRORD_AGENT_IMAGE", agent_image());
+        let out = std::fs::File::create(file(name)).unwrap();
+        let child = command.stdout(out).stderr(std::fs::File::create(file(&format!("{name}.err"))).unwrap()).spawn().unwrap();
+        let said = || std::fs::read_to_string(file(&format!("{name}.err"))).unwrap();
+        space.eventually("it looks at both pods", || (said().matches("mirrord: inspecting ").count() == 2).then_some(()));
+        Mine(child)
+    };
+    let mut inspect = start("inspect", "inspect -t deployment/shop -p 80");
+    let mut json = start("json", "inspect -t deployment/shop -p 80 --json");
+    let mut dump = start("dump", "dump -t deployment/shop -p 80");
+    let asked: Vec<_> = (0..12).map(|_| space.ask("shop", "/who", &["x-user: ann"])).collect();
+    assert!(pods.iter().all(|pod| asked.iter().any(|answer| answer.starts_with(&format!("pod {pod}")))), "{asked:?}");
+
+    let (text, is_well) = mirrord(&space, "admin", "explain -t deployment/shop -n 50");
+    let of_pod = |text: &str, pod: &str| text.lines().filter(|line| line.contains(pod) && line.contains("GET /who")).count();
+    assert!(is_well && pods.iter().all(|pod| of_pod(&text, pod) > 0), "{text}");
+
+    let shown = |name: &str| std::fs::read_to_string(file(name)).unwrap();
+    for (name, child) in [("inspect", &mut inspect), ("json", &mut json), ("dump", &mut dump)] {
+        mirrord_tests::processes::Process(child.0.id()).signal(libc::SIGINT);
+        let status = space.eventually("it ends", || child.0.try_wait().unwrap());
+        assert!(status.success(), "{name}: {}", shown(&format!("{name}.err")));
+    }
+    let text = shown("inspect");
+    let counts = [of_pod(&text, &pods[0]), of_pod(&text, &pods[1])];
+    assert!(counts[0] > 0 && counts[1] > 0 && counts[0] + counts[1] == 12, "{text}");
+    let lines: Vec<Value> = shown("json").lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+    assert!(pods.iter().all(|pod| lines.iter().any(|line| line["pod"] == pod.as_str())), "{}", shown("json"));
+    let text = shown("dump");
+    assert_eq!(text.matches("GET /who HTTP/1.1\n").count(), 12, "{text}");
+    assert_eq!(text.matches("\nx-user: ann\n").count(), 12, "{text}");
+    assert!(pods.iter().all(|pod| text.contains(&format!(", pod {pod}\n")) && text.contains(&format!("\n\npod {pod} GET /who"))), "{text}");
+}
