@@ -105,7 +105,7 @@ impl App {
         if settings.guest {
             crate::process::go_first();
         }
-        let netns = NetNs::open(target::netns(&settings)?).map_err(|error| failure(error, ""))?;
+        let netns = NetNs::open(target::netns(&settings).await?).map_err(|error| failure(error, ""))?;
         let control = ControlSocket::bind(&settings.socket)?;
         let tls = settings.listen.map(|address| TlsPort::bind(address, |name| settings.key(name))).transpose()?;
         let engine = EngineSettings { cache_dir: settings.cache_folder(), ..EngineSettings::default() };
@@ -279,9 +279,7 @@ impl App {
 
     /// Environment and host name of one of the target's containers.
     pub async fn environment(&self, container: String) -> Result<Environment, ErrorReply> {
-        let (settings, netns) = (self.settings.clone(), self.netns_inode());
-        let asked = tokio::task::spawn_blocking(move || target::environment(&settings, netns, &container));
-        asked.await.unwrap_or_else(|error| Err(failure(error, "report this")))
+        target::environment(&self.settings, self.netns_inode(), &container).await
     }
 
     /// Inode of the target's network namespace.

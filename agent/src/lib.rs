@@ -19,6 +19,7 @@ mod outgoing;
 pub mod process;
 pub mod records;
 pub mod redirect;
+mod runtime;
 pub mod sessions;
 pub mod settings;
 pub mod socket;

@@ -69,13 +69,23 @@ pub struct FileError {
 const TREE: [(&str, &[&str], &[&str]); 4] = [
     (
         "",
-        &["target", "feature", "key", "agent", "kubeconfig", "kube_context", "accept_invalid_certificates", "operator", "$schema"],
+        &[
+            "target",
+            "feature",
+            "key",
+            "agent",
+            "kubeconfig",
+            "kube_context",
+            "accept_invalid_certificates",
+            "startup_retry",
+            "operator",
+            "$schema",
+        ],
         &[
             "experimental",
             "internal_proxy",
             "external_proxy",
             "container",
-            "startup_retry",
             "use_proxy",
             "skip_processes",
             "skip_build_tools",
@@ -178,6 +188,9 @@ impl File {
         kube.accept_invalid_certificates = flag("accept_invalid_certificates")?;
         if flag("operator")? == Some(true) {
             return Err(error("operator", "there is no operator here", "leave it out, or set it to false"));
+        }
+        if let Some(value) = present(root, "startup_retry") {
+            kube.retry = kube::retry(value)?;
         }
         if let Some(value) = present(root, "agent") {
             self.cluster.agent = kube::agent(value, &mut self.warnings)?;

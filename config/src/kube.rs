@@ -19,6 +19,51 @@ pub struct Kube {
     pub namespace: Option<String>,
     /// Whether the API server's certificate is not looked at.
     pub accept_invalid_certificates: Option<bool>,
+    /// While a session starts.
+    #[serde(default)]
+    pub retry: Retry,
+}
+
+/// How often an API server that cannot be reached is asked again.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Retry {
+    /// Shortest pause, milliseconds.
+    pub min_ms: u32,
+    /// Longest pause, milliseconds.
+    pub max_ms: u32,
+    /// Tries after the first.
+    pub max_retries: u32,
+}
+
+impl Default for Retry {
+    fn default() -> Self {
+        Self { min_ms: 500, max_ms: 5000, max_retries: 2 }
+    }
+}
+
+/// Reads the section `startup_retry`.
+pub(crate) fn retry(value: &Value) -> Result<Retry, FileError> {
+    const AT: &str = "startup_retry";
+    let mut retry = Retry::default();
+    for (key, value) in object(AT, value)?.iter().filter(|(_, value)| !value.is_null()) {
+        let at = format!("{AT}.{key}");
+        let field = match key.as_str() {
+            "min_ms" => &mut retry.min_ms,
+            "max_ms" => &mut retry.max_ms,
+            "max_retries" => &mut retry.max_retries,
+            _ => return Err(unknown(&at, key, &["min_ms", "max_ms", "max_retries"])),
+        };
+        let number = value.as_u64().or_else(|| value.as_str()?.parse().ok()).and_then(|number| u32::try_from(number).ok());
+        *field = number.ok_or_else(|| wrong(&at, "number", "write a number from 0 up"))?;
+    }
+    if retry.max_ms < retry.min_ms {
+        return Err(error(
+            AT,
+            format!("the longest pause, {} ms, is below the shortest, {} ms", retry.max_ms, retry.min_ms),
+            "raise max_ms",
+        ));
+    }
+    Ok(retry)
 }
 
 /// How the agent's pod looks. What is absent is as the command line has it.
@@ -340,6 +385,7 @@ impl ClusterSettings {
                 .accept_invalid_certificates
                 .or(truth("MIRRORD_ACCEPT_INVALID_CERTIFICATES")?)
                 .or(kube.accept_invalid_certificates),
+            retry: kube.retry,
         };
         let parts = (set("MIRRORD_AGENT_IMAGE_REGISTRY"), set("MIRRORD_AGENT_IMAGE_TAG"));
         let composed = (parts != (None, None)).then(|| compose(parts.0, parts.1));
@@ -389,6 +435,21 @@ mod tests {
         let (agent, _) = read(serde_json::json!({"node_selector": {"a": "b"}, "ttl": 3, "privileged": true})).unwrap();
         assert!(agent.unused(true).unwrap().contains("`agent.node_selector`"));
         assert_eq!(Agent::default().unused(true), None);
+    }
+
+    #[test]
+    fn the_pauses_of_a_start_are_read() {
+        let read = |value| retry(&value);
+        assert_eq!(read(serde_json::json!({"max_retries": 0})).unwrap(), Retry { max_retries: 0, ..Retry::default() });
+        assert_eq!(read(serde_json::json!({"min_ms": "10", "max_ms": 20})).unwrap(), Retry { min_ms: 10, max_ms: 20, max_retries: 2 });
+        for (value, at) in [
+            (serde_json::json!({"max_ms": 100}), "startup_retry"),
+            (serde_json::json!({"min": 1}), "startup_retry.min"),
+            (serde_json::json!({"max_retries": -1}), "startup_retry.max_retries"),
+            (serde_json::json!(3), "startup_retry"),
+        ] {
+            assert_eq!(read(value).unwrap_err().at, at);
+        }
     }
 
     #[test]

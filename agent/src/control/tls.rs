@@ -25,6 +25,8 @@ use crate::app::{App, failure};
 
 /// A handshake takes no longer.
 const HANDSHAKE: Duration = Duration::from_secs(10);
+/// So many at once; who comes then tries again.
+const STRANGERS: usize = 64;
 /// How long a session whose connection broke may take to come back; as long as one that is silent gets.
 const COME_BACK: Duration = super::heartbeat::GONE_AFTER;
 
@@ -32,6 +34,8 @@ const COME_BACK: Duration = super::heartbeat::GONE_AFTER;
 pub struct TlsPort {
     listener: TcpListener,
     acceptor: TlsAcceptor,
+    /// Handshakes under way.
+    strangers: Cell<usize>,
     streams: Streams<TlsStream<TcpStream>>,
 }
 
@@ -45,7 +49,7 @@ impl TlsPort {
             TcpListener::from_std(listener)
         });
         let listener = listener.map_err(|error| failure(format!("cannot listen on {address}: {error}"), "run the command again"))?;
-        Ok(Self { listener, acceptor: TlsAcceptor::from(Arc::new(config)), streams: Streams::default() })
+        Ok(Self { listener, acceptor: TlsAcceptor::from(Arc::new(config)), strangers: Cell::new(0), streams: Streams::default() })
     }
 
     /// The next connection, of whom nothing is known so far.
@@ -56,7 +60,13 @@ impl TlsPort {
     /// Serves a connection: it carries a new stream, or goes on with one that had broken off.
     pub async fn serve(self: Rc<Self>, app: Rc<App>, socket: TcpStream) {
         let _ = socket.set_nodelay(true);
-        let carrier = match timeout(HANDSHAKE, self.acceptor.accept(socket)).await {
+        if self.strangers.get() >= STRANGERS {
+            return tracing::debug!("too many handshakes at once: a connection was refused");
+        }
+        self.strangers.set(self.strangers.get() + 1);
+        let shaken = timeout(HANDSHAKE, self.acceptor.accept(socket)).await;
+        self.strangers.set(self.strangers.get() - 1);
+        let carrier = match shaken {
             Ok(Ok(carrier)) => carrier,
             Ok(Err(error)) => return tracing::debug!(%error, "a connection without our keys was refused"),
             Err(_) => return tracing::debug!("a connection did not shake hands"),

@@ -3,6 +3,7 @@
 
 use std::{
     collections::BTreeSet,
+    net::IpAddr,
     path::Path,
     sync::Arc,
     time::{Duration, Instant},
@@ -27,6 +28,7 @@ use super::{
     keys,
     manifest::{self, APP, CONTAINER, Holder, PORT, Plan, Pod},
     process::Progress,
+    room,
 };
 
 /// How often the agent's pod is looked at while it starts.
@@ -49,6 +51,8 @@ pub struct Maker<'a> {
     pub target: &'a ClusterTarget,
     pub owner: &'a Owner,
     pub settings: &'a Settings,
+    /// Whether we are in the cluster ourselves, where pods can be reached.
+    pub is_inside: bool,
 }
 
 /// An agent that is ready.
@@ -125,6 +129,7 @@ impl Maker<'_> {
             target: self.target,
             owner: self.owner,
             settings: self.settings,
+            is_open: self.is_inside,
             image: image(self.settings),
         }
     }
@@ -142,6 +147,9 @@ impl Maker<'_> {
                     }
                     None => self.remove(&jobs, name).await?,
                 }
+            }
+            if self.settings.check_out_of_pods != Some(false) && *self.target != ClusterTarget::Targetless {
+                room::check(self.client, &pod.node).await?;
             }
             let plan = self.plan(name.to_owned(), self.namespace, pod);
             let job = match jobs.create(&PostParams::default(), &manifest::job(&plan)?).await {
@@ -196,13 +204,14 @@ impl Maker<'_> {
         loop {
             let list = pods.list(&ListParams::default().labels(&format!("job-name={name}"))).await;
             let list = list.map_err(|error| Wait::Failed(KubeError::api(format!("list pods in {}", self.namespace), error)))?;
+            let address = list.items.first().and_then(|pod| pod.status.as_ref()?.pod_ip.as_ref()?.parse().ok()).filter(|_| self.is_inside);
             let seen = match list.items.first() {
                 None => self.no_pod(name, started).await?,
                 Some(pod) => self.look(&pods, pod).await?,
             };
             let now = match seen {
                 Seen::Waits(now) => now,
-                Seen::Runs(pod) => match self.dial(&pods, (&pod, PORT), keys, &mut tls).await {
+                Seen::Runs(pod) => match self.dial(&pods, Door { pod: &pod, port: PORT, address }, keys, &mut tls).await {
                     Ok(bridge) => return Ok((bridge, pod)),
                     Err(now) => now,
                 },
@@ -258,7 +267,7 @@ impl Maker<'_> {
     pub(super) async fn dial(
         &self,
         pods: &Api<KubePod>,
-        (pod, port): (&str, u16),
+        door: Door<'_>,
         keys: Keys<'_>,
         tls: &mut Option<Arc<ClientConfig>>,
     ) -> Result<Bridge, String> {
@@ -266,9 +275,17 @@ impl Maker<'_> {
             Some(tls) => tls.clone(),
             None => tls.insert(self.keys(keys).await.map_err(|error| error.to_string())?).clone(),
         };
-        let way = Way { pods: pods.clone(), pod: pod.to_owned(), port, tls };
-        let bridge = Bridge::open(way).map_err(|error| error.to_string())?;
-        ready(bridge.path()).await.map(|()| bridge)
+        let way = Way {
+            pods: pods.clone(),
+            pod: door.pod.to_owned(),
+            port: door.port,
+            straight: door.address.map(|ip| (ip, door.port).into()),
+            tls,
+        };
+        let bridge = Bridge::open(way.clone()).map_err(|error| error.to_string())?;
+        let Err(why) = ready(bridge.path()).await else { return Ok(bridge) };
+        // The bridge tries and tries again; the reason is of use now.
+        Err(way.obstacle().await.map_or(why, |error| format!("its container runs, but cannot be reached: {error}")))
     }
 
     async fn keys(&self, keys: Keys<'_>) -> Result<Arc<ClientConfig>, KubeError> {
@@ -297,6 +314,14 @@ pub async fn running(client: &Client, namespace: &str) -> Result<BTreeSet<Place>
         .filter(|pod| pod.metadata.deletion_timestamp.is_none() && judge(pod) == Judged::Runs)
         .map(|pod| Place::own(pod.name_any()))
         .collect())
+}
+
+/// Where an agent listens: a pod's port, on its address if we are in the cluster.
+#[derive(Clone, Copy)]
+pub(super) struct Door<'a> {
+    pub pod: &'a str,
+    pub port: u16,
+    pub address: Option<IpAddr>,
 }
 
 /// A Secret.

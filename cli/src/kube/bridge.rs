@@ -1,8 +1,9 @@
 //! The connections to an agent in a cluster: a unix socket on this machine, behind which each connection goes through the API server's
-//! port-forward and TLS to the agent. They survive an API server that restarts ([`mirrord_tunnel::lasting`]).
+//! port-forward, or from within the cluster straight to the agent's pod, and TLS to the agent. They survive an API server that restarts ([`mirrord_tunnel::lasting`]).
 
 use std::{
     io,
+    net::SocketAddr,
     path::{Path, PathBuf},
     rc::Rc,
     sync::Arc,
@@ -14,8 +15,8 @@ use kube::{Api, api::Portforwarder};
 use mirrord_intproxy::private;
 use mirrord_tunnel::lasting;
 use tokio::{
-    io::DuplexStream,
-    net::{UnixListener, UnixStream},
+    io::{AsyncRead, AsyncWrite},
+    net::{TcpStream, UnixListener, UnixStream},
     task::JoinHandle,
     time::timeout,
 };
@@ -30,25 +31,56 @@ use super::{
 const PATIENCE: Duration = Duration::from_secs(60);
 /// One attempt to reach the agent.
 const CONNECT: Duration = Duration::from_secs(15);
+/// One attempt without the API server: within a cluster it takes milliseconds, or a policy forbids it.
+const STRAIGHT: Duration = Duration::from_secs(1);
 
 /// The way to an agent.
+#[derive(Clone)]
 pub struct Way {
     pub pods: Api<KubePod>,
     pub pod: String,
     pub port: u16,
+    /// Where it may be reached without the API server.
+    pub straight: Option<SocketAddr>,
     pub tls: Arc<ClientConfig>,
 }
 
+/// What TLS goes over.
+trait Carrier: AsyncRead + AsyncWrite + Unpin {}
+
+impl<T: AsyncRead + AsyncWrite + Unpin> Carrier for T {}
+
 impl Way {
-    async fn connect(&self) -> io::Result<TlsStream<DuplexStream>> {
+    /// Why the agent cannot be reached; nothing, if it can.
+    pub async fn obstacle(&self) -> Option<io::Error> {
+        self.connect().await.err()
+    }
+
+    async fn connect(&self) -> io::Result<TlsStream<Box<dyn Carrier>>> {
+        if let Some(address) = self.straight {
+            let straight = timeout(STRAIGHT, async { self.shake_hands(Box::new(TcpStream::connect(address).await?)).await }).await;
+            match straight.unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into())) {
+                Ok(stream) => return Ok(stream),
+                Err(error) => {
+                    crate::kube::process::trace(&format_args!("{} is not reached at {address} ({error}): by port-forward", self.pod));
+                }
+            }
+        }
         let connected = async {
-            let mut forward: Portforwarder =
-                self.pods.portforward(&self.pod, &[self.port]).await.map_err(|error| io::Error::other(chain(&error)))?;
+            let mut forward: Portforwarder = self
+                .pods
+                .portforward(&self.pod, &[self.port])
+                .await
+                .map_err(|error| io::Error::other(format!("port-forward: {}", chain(&error))))?;
             let stream = forward.take_stream(self.port).ok_or_else(|| io::Error::other("the port is not forwarded"))?;
-            let name = ServerName::try_from(AGENT_NAME).map_err(io::Error::other)?;
-            TlsConnector::from(self.tls.clone()).connect(name, stream).await
+            self.shake_hands(Box::new(stream)).await
         };
         timeout(CONNECT, connected).await.map_err(|_| io::Error::from(io::ErrorKind::TimedOut))?
+    }
+
+    async fn shake_hands(&self, carrier: Box<dyn Carrier>) -> io::Result<TlsStream<Box<dyn Carrier>>> {
+        let name = ServerName::try_from(AGENT_NAME).map_err(io::Error::other)?;
+        TlsConnector::from(self.tls.clone()).connect(name, carrier).await
     }
 }
 

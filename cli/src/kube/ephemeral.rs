@@ -14,7 +14,7 @@ use kube::{
 };
 
 use super::{
-    agent::{Judged, Keys, Maker, Place, Seen, Wait, Waiting, judge_container, suffix},
+    agent::{Door, Judged, Keys, Maker, Place, Seen, Wait, Waiting, judge_container, suffix},
     bridge::Bridge,
     error::KubeError,
     keys,
@@ -43,6 +43,7 @@ impl Maker<'_> {
         let guest = self.find_or_invite(&pods, pod, deadline, progress).await?;
         let place = Place { pod: pod.name.clone(), container: guest.name.clone() };
         let keys = Keys { namespace: &pod.namespace, name: &guest.keys };
+        let door = Door { pod: &pod.name, port: guest.port, address: None };
         let (mut waiting, mut tls) = (Waiting::until(deadline), None);
         loop {
             let seen = match status(&self.get(&pods, pod).await?, &guest.name) {
@@ -51,7 +52,7 @@ impl Maker<'_> {
             };
             let now = match seen {
                 Seen::Waits(now) => now,
-                Seen::Runs(_) => match self.dial(&pods, (&pod.name, guest.port), keys, &mut tls).await {
+                Seen::Runs(_) => match self.dial(&pods, door, keys, &mut tls).await {
                     Ok(bridge) => return Ok((bridge, place)),
                     Err(now) => now,
                 },

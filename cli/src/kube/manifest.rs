@@ -11,6 +11,7 @@ use serde_json::{Map, Value, json};
 use super::{error::KubeError, keys::AGENT_KEYS};
 
 /// Port on which an agent in a pod of its own listens, on loopback: port-forwards end there, and nobody else in the cluster reaches it.
+/// If it is made from within the cluster, also on the pod's address.
 pub const PORT: u16 = 7412;
 /// Label of all that is ours, as policies match on it.
 pub const APP: (&str, &str) = ("app", "mirrord");
@@ -52,6 +53,8 @@ pub struct Plan<'a> {
     pub target: &'a ClusterTarget,
     pub owner: &'a Owner,
     pub settings: &'a Agent,
+    /// Whether it can be reached at its pod's address; who comes needs its keys all the same.
+    pub is_open: bool,
     pub image: String,
 }
 
@@ -161,9 +164,9 @@ fn anywhere(settings: &Agent) -> Members {
 }
 
 /// What every agent's container has. The command is the same for all; what differs is in arguments and environment.
-fn bare(plan: &Plan, port: u16, args: &[&str]) -> Value {
+fn bare(plan: &Plan, listen: String, args: &[&str]) -> Value {
     let settings = plan.settings;
-    let mut all = vec!["--listen".to_owned(), format!("127.0.0.1:{port}")];
+    let mut all = vec!["--listen".to_owned(), listen];
     all.extend(args.iter().map(|&arg| arg.to_owned()));
     all.extend(["--idle".to_owned(), settings.communication_timeout.unwrap_or(IDLE).to_string()]);
     let mut environment = vec![
@@ -186,12 +189,13 @@ fn bare(plan: &Plan, port: u16, args: &[&str]) -> Value {
 /// In a pod of its own.
 fn container(plan: &Plan) -> Value {
     let settings = plan.settings;
+    let listen = format!("{}:{PORT}", if plan.is_open { "0.0.0.0" } else { "127.0.0.1" });
     let (mut container, security) = match plan.is_targetless() {
-        true => (bare(plan, PORT, &["--targetless", "--tls", KEYS_FOLDER]), harmless()),
+        true => (bare(plan, listen, &["--targetless", "--tls", KEYS_FOLDER]), harmless()),
         false => {
             let args = ["--container", &plan.pod.container_id, "--tls", KEYS_FOLDER, "--spare-probes"];
             let wanted = ["NET_ADMIN", "NET_RAW", "SYS_ADMIN", "SYS_PTRACE", "DAC_READ_SEARCH"];
-            (bare(plan, PORT, &args), security(settings, &wanted))
+            (bare(plan, listen, &args), security(settings, &wanted))
         }
     };
     let resources = settings.resources.clone().unwrap_or_else(|| {
@@ -218,7 +222,7 @@ fn container(plan: &Plan) -> Value {
 /// processes of the target's container, whose environment it reads. There are no volumes for it: the keys are in its environment, where
 /// the pod's other processes, which have fewer rights, cannot look.
 pub fn guest(plan: &Plan, port: u16, version: &str) -> Value {
-    let mut container = bare(plan, port, &["--guest", "--spare-probes"]);
+    let mut container = bare(plan, format!("127.0.0.1:{port}"), &["--guest", "--spare-probes"]);
     let key = |name: &str| {
         let variable = format!("MIRRORD_AGENT_{}", name.replace('.', "_").to_uppercase());
         json!({"name": variable, "valueFrom": {"secretKeyRef": {"name": plan.keys, "key": name}}})

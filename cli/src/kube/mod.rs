@@ -11,6 +11,7 @@
 //! * [`pods`]: from a target to its pods and the container in each.
 //! * [`manifest`], [`keys`]: what is created, as pure functions. [`agent`]: creates or joins, and watches it become ready;
 //!   [`ephemeral`]: the same as a container of the target's pod.
+//!   [`room`]: whether the node has a place for it. [`retry`]: how often an API server that does not answer is asked.
 //! * [`bridge`]: the connections.
 //! * [`list`], [`rbac`], [`doctor`]: commands of their own.
 
@@ -27,6 +28,8 @@ mod manifest;
 mod pods;
 mod process;
 pub mod rbac;
+mod retry;
+mod room;
 
 pub use cluster::{Cluster, ClusterError};
 pub use error::KubeError;

@@ -34,6 +34,7 @@ use super::{
     error::KubeError,
     manifest::Pod,
     pods::{self, Which},
+    retry::patiently,
 };
 use crate::console;
 
@@ -43,6 +44,8 @@ const FOLLOW: Duration = Duration::from_millis(500);
 const AGAIN: Duration = Duration::from_secs(10);
 /// The bridge to an agent that is left stays until the session there has been ended.
 const LEFT: Duration = Duration::from_secs(10);
+/// Every container of a cluster has this variable.
+const INSIDE: &str = "KUBERNETES_SERVICE_HOST";
 /// Longest settings line, bytes.
 const MAX_SETTINGS: u64 = 1 << 20;
 
@@ -164,6 +167,8 @@ struct Session {
     settings: Settings,
     target: ClusterTarget,
     which: Which,
+    /// Whether this process is in the cluster itself.
+    is_inside: bool,
     progress: Progress,
     /// Agents by the uid of their pod.
     agents: RefCell<BTreeMap<String, Agent>>,
@@ -181,7 +186,8 @@ async fn serve(settings: Settings, target: ClusterTarget) -> Result<(), KubeErro
         ClusterTarget::Targetless => namespace.clone(),
         _ => settings.cluster.agent.namespace.clone().unwrap_or(own),
     };
-    let which = pods::which(&client, &namespace, &target).await?;
+    let retry = settings.cluster.kube.retry;
+    let which = patiently(&retry, &Progress, async || pods::which(&client, &namespace, &target).await).await?;
     let session = Rc::new(Session {
         client,
         namespace,
@@ -189,15 +195,16 @@ async fn serve(settings: Settings, target: ClusterTarget) -> Result<(), KubeErro
         settings,
         target,
         which,
+        is_inside: std::env::var_os(INSIDE).is_some(),
         progress: Progress,
         agents: RefCell::default(),
         making: RefCell::default(),
         given_up: RefCell::default(),
         told: watch::Sender::default(),
     });
-    let first = session.first_pods().await?;
+    let first = patiently(&retry, &Progress, async || session.first_pods().await).await?;
     let (listener, feed) = bridge::private("mirrord-feed").map_err(|error| KubeError::Connection(error.to_string()))?;
-    session.make_all(&first).await?;
+    patiently(&retry, &Progress, async || session.make_all(&first).await).await?;
     let ready = session.ready(feed).await?;
     report(&Report::Ready(ready));
     tokio::task::spawn_local(feeds(listener, session.told.subscribe()));
@@ -244,6 +251,7 @@ impl Session {
             target: &self.target,
             owner: &self.settings.owner,
             settings: &self.settings.cluster.agent,
+            is_inside: self.is_inside,
         }
     }
 

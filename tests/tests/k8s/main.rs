@@ -7,5 +7,6 @@ mod cluster;
 mod ephemeral;
 mod exec;
 mod image;
+mod settings;
 mod targetless;
 mod tools;

@@ -27,6 +27,7 @@ fn with_target<T>(target: &ClusterTarget, settings: &Agent, test: impl FnOnce(&P
         target,
         owner: &owner,
         settings,
+        is_open: false,
         image: "registry/agent:1".into(),
     })
 }
@@ -76,6 +77,16 @@ fn a_job_with_all_that_can_be_set() {
     with_plan(&privileged, |plan| {
         let context = &job_json(plan)["spec"]["template"]["spec"]["containers"][0]["securityContext"];
         assert_eq!(*context, json!({"privileged": true, "runAsUser": 0, "runAsNonRoot": false}));
+    });
+}
+
+#[test]
+fn an_agent_that_is_made_from_within_the_cluster_can_be_reached_there() {
+    with_plan(&Agent::default(), |plan| {
+        let open = Plan { is_open: true, ..plan.clone() };
+        assert_eq!(job_json(&open)["spec"]["template"]["spec"]["containers"][0]["args"][1], "0.0.0.0:7412");
+        // A guest is in somebody else's network.
+        assert_eq!(guest(&open, 20001, "7")["spec"]["ephemeralContainers"][0]["args"][1], "127.0.0.1:20001");
     });
 }
 
