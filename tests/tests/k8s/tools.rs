@@ -63,6 +63,24 @@ fn what_is_done_until_the_program_starts_is_told_with_its_time() {
         }
     }
     assert!(open.is_empty() && lines.len() >= 6 && lines[0]["name"] == "mirrord exec", "{output}");
+
+    // On a terminal a step is a line that changes, and stays once the step is done.
+    let command = format!("{} exec -t deployment/shop -- /bin/echo hello", built().join("mirrord").display());
+    let mut terminal = space.dev("script");
+    terminal.args(["-qefc", &command, "/dev/null"]).env("MIRRORD_AGENT_IMAGE", agent_image()).stdin(std::process::Stdio::null());
+    let output = output_of(&mut terminal);
+    for step in ["connecting to the cluster", &format!("joining the agent of {pod}"), "opening the session"] {
+        let (open, closed) = (format!("mirrord: {step} …"), format!("\r\x1b[2Kmirrord: {step} ("));
+        assert!(output.find(&open).is_some_and(|at| output[at..].contains(&closed)), "{step}: {output:?}");
+    }
+    let last = output.rfind("\x1b[2K").unwrap();
+    assert!(output[last..].ends_with(" s)\r\nhello\r\n"), "{output:?}");
+}
+
+fn output_of(command: &mut std::process::Command) -> String {
+    let output = output(command);
+    assert!(output.status.success(), "{output:?}");
+    String::from_utf8_lossy(&output.stdout).into_owned()
 }
 
 /// A command of `mirrord`'s on the developer's machine: its standard output, and whether it ended well.
