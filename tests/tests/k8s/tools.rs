@@ -161,31 +161,55 @@ fn ports_are_forwarded_both_ways() {
     let space = Space::new();
     space.shop(2);
     let _mine = Mine::start(&space, 18090);
-    let out = space.folder.path().join("forward.out");
-    let mut command = space.dev(built().join("mirrord").to_str().unwrap());
     // The Service's name is known in the cluster alone.
-    command.args("port-forward -t deployment/shop -L 18091:shop:80 -R 80:18090 --steal --header-filter ^x-user:.me$".split(' '));
-    command.env("KUBECONFIG", space.kubeconfig("admin")).env("MIRRORD_AGENT_IMAGE", agent_image());
-    let mut forward = Mine(command.stderr(std::fs::File::create(&out).unwrap()).spawn().unwrap());
-    let said = || std::fs::read_to_string(&out).unwrap();
-    space.eventually("it forwards", || {
-        assert!(forward.0.try_wait().unwrap().is_none(), "{}", said());
-        said().contains("port 80 of deployment/shop -> 127.0.0.1:18090 (steal)").then_some(())
-    });
+    let words = "-t deployment/shop -L 18091:shop:80 -R 80:18090 --steal --header-filter ^x-user:.me$";
+    let mut forward = forward(&space, words, "port 80 of deployment/shop -> 127.0.0.1:18090 (steal)");
     for _ in 0..6 {
         assert_eq!(space.ask("shop", "/", &["x-user: me"]), "mine");
         assert!(space.ask("shop", "/", &[]).starts_with("pod shop-"));
     }
-    let through = |header: &str| {
-        let output = output(space.dev("curl").args(["-sS", "-m", "20", "-H", header, "http://127.0.0.1:18091/through"]));
-        assert!(output.status.success(), "{}{}", String::from_utf8_lossy(&output.stderr), said());
-        String::from_utf8_lossy(&output.stdout).into_owned()
-    };
-    assert!(through("x-user: you").starts_with("pod shop-"));
+    let through = output_of(space.dev("curl").args(["-sS", "-m", "20", "http://127.0.0.1:18091/through"]));
+    assert!(through.starts_with("pod shop-"), "{through}");
     mirrord_tests::processes::Process(forward.0.id()).signal(libc::SIGTERM);
     let status = space.eventually("it ends", || forward.0.try_wait().unwrap());
-    assert!(status.success(), "{status}: {}", said());
+    assert!(status.success(), "{status}");
     assert!(space.ask("shop", "/", &["x-user: me"]).starts_with("pod shop-"));
+}
+
+/// A `mirrord port-forward` that has said this.
+fn forward(space: &Space, words: &str, said: &str) -> Mine {
+    let out = space.folder.path().join("forward.out");
+    let mut command = space.dev(built().join("mirrord").to_str().unwrap());
+    command.arg("port-forward").args(words.split(' '));
+    command.env("KUBECONFIG", space.kubeconfig("admin")).env("MIRRORD_AGENT_IMAGE", agent_image());
+    let mut forward = Mine(command.stderr(std::fs::File::create(&out).unwrap()).spawn().unwrap());
+    space.eventually("it forwards", || {
+        let output = std::fs::read_to_string(&out).unwrap();
+        assert!(forward.0.try_wait().unwrap().is_none(), "{output}");
+        output.contains(said).then_some(())
+    });
+    forward
+}
+
+#[test]
+fn a_cluster_is_reached_without_a_target() {
+    let space = Space::new();
+    space.shop(1);
+    let _forward = forward(&space, "-t targetless -L 18093:shop:80", "127.0.0.1:18093 -> shop:80");
+    let through = output_of(space.dev("curl").args(["-sS", "-m", "20", "http://127.0.0.1:18093/through"]));
+    assert!(through.starts_with("pod shop-"), "{through}");
+}
+
+#[test]
+fn ls_takes_cluster_and_namespace_from_a_config_file() {
+    let space = Space::new();
+    space.shop(1);
+    let file = space.folder.path().join("ls.json");
+    let text = serde_json::json!({ "kubeconfig": space.kubeconfig("admin"), "target": { "path": "pod/any", "namespace": space.name } });
+    std::fs::write(&file, text.to_string()).unwrap();
+    let mut command = mirrord_tests::cluster::dev(built().join("mirrord").to_str().unwrap());
+    command.env_remove("KUBECONFIG").args(["ls", "-o", "json", "-t", "deployment", "-f", file.to_str().unwrap()]);
+    assert_eq!(output_of(&mut command).trim(), r#"["deployment/shop"]"#);
 }
 
 #[test]
