@@ -71,6 +71,11 @@ impl Stream {
         Rc::ptr_eq(&self.0, &other.0)
     }
 
+    /// Whether nobody else holds it any more.
+    pub fn given_up(&self) -> bool {
+        Rc::strong_count(&self.0) == 1
+    }
+
     pub fn aborted(&self) -> bool {
         self.0.borrow().aborted
     }
