@@ -5,7 +5,8 @@
 #   docker build -t mirrord-agent --build-arg ARCH=arm64 .
 #
 # (`docker buildx build --platform linux/amd64,linux/arm64` says ARCH by itself.)
-# In a pod it needs CAP_NET_ADMIN (rules), CAP_SYS_ADMIN (entering namespaces), CAP_SYS_PTRACE (finding them) and CAP_NET_RAW.
+# For a target it needs CAP_NET_ADMIN and CAP_NET_RAW (rules), CAP_SYS_ADMIN (entering namespaces; not within the target's pod), CAP_SYS_PTRACE
+# (finding them) and CAP_DAC_READ_SEARCH (the environment); without a target it runs as any user.
 
 ARG ARCH=${TARGETARCH:-amd64}
 

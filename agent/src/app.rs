@@ -40,6 +40,7 @@ use crate::{
     },
     redirect::{
         Options, RedirectError, Redirector, Status,
+        iptables::Variant,
         lease::{Brake, Pulse},
     },
     sessions::{Session, Sessions},
@@ -121,6 +122,7 @@ impl App {
         let port = listeners.first().map_or(0, |first| first.port);
         let (brake, pulse) = (Brake::default(), Pulse::default());
         let options = Options {
+            variant: settings.nftables.map(|nft| if nft { Variant::Nft } else { Variant::Legacy }),
             brake: brake.clone(),
             pulse: pulse.clone(),
             remove_files: vec![settings.socket.clone()],

@@ -80,6 +80,9 @@ pub struct Settings {
     /// Log lines are JSON
     #[arg(long, env = "MIRRORD_AGENT_JSON_LOG")]
     pub json_log: bool,
+    /// Rules are nft's, or those of old; else whichever the target has
+    #[arg(long, env = "MIRRORD_AGENT_NFTABLES", value_name = "true|false")]
+    pub nftables: Option<bool>,
     /// Folder for compiled filters; empty: no cache
     #[arg(long, env = "MIRRORD_AGENT_CACHE")]
     pub cache: Option<PathBuf>,

@@ -113,6 +113,9 @@ pub struct Agent {
     pub disable_mesh_sidecar_injection: Option<bool>,
     /// The pod's, as in Kubernetes.
     pub security_context: Option<Value>,
+    /// Whether rules are nft's or those of old; `None`: whichever the target has.
+    #[serde(default)]
+    pub nftables: Option<bool>,
 }
 
 impl Agent {
@@ -170,7 +173,6 @@ pub struct ClusterSettings {
 const OTHERS: &[&str] = &[
     "flush_connections",
     "external_ip_fix",
-    "nftables",
     "dns",
     "metrics",
     "exclude_from_mesh",
@@ -181,6 +183,16 @@ const OTHERS: &[&str] = &[
     "max_body_buffer_timeout",
     "jaq_time_limit",
     "clean_iptables_on_start",
+];
+/// Of these, values that say what is so anyway. The agent's port is on loopback, where no mesh comes between.
+const GIVEN: [(&str, bool); 7] = [
+    ("flush_connections", false),
+    ("external_ip_fix", true),
+    ("exclude_from_mesh", true),
+    ("exclude_from_mesh", false),
+    ("inject_headers", false),
+    ("override_cache_control", false),
+    ("clean_iptables_on_start", true),
 ];
 const CAPABILITIES: [&str; 3] = ["NET_ADMIN", "SYS_PTRACE", "SYS_ADMIN"];
 
@@ -217,6 +229,8 @@ pub(crate) fn agent(value: &Value, warnings: &mut Vec<String>) -> Result<Agent, 
             "priority_class" => agent.priority_class = Some(text(&at, value)?),
             "disable_mesh_sidecar_injection" => agent.disable_mesh_sidecar_injection = Some(flag(&at, value)?),
             "security_context" => agent.security_context = Some(security_context(&at, value)?),
+            "nftables" => agent.nftables = Some(flag(&at, value)?),
+            key if value.as_bool().is_some_and(|value| GIVEN.contains(&(key, value))) => {}
             key if OTHERS.contains(&key) => warnings.push(format!("`{at}` is not supported yet and is ignored")),
             _ => {
                 let names = serde_json::to_value(Agent::default()).ok();
@@ -416,6 +430,7 @@ mod tests {
     fn the_agents_section_is_read_and_what_it_has_more_is_a_warning() {
         let (agent, warnings) = read(serde_json::json!({
             "image": {"registry": "r/x"}, "ttl": "5", "disabled_capabilities": ["SYS_ADMIN"], "tolerations": [], "dns": {"timeout": 1},
+            "nftables": false, "external_ip_fix": true, "exclude_from_mesh": true, "flush_connections": true,
             "image_pull_secrets": [{"name": "s"}], "labels": {"team": "blue"}, "privileged": null,
             "security_context": {"seccomp_profile": {"type": "Localhost", "localhost_profile": "p"}},
         }))
@@ -423,7 +438,9 @@ mod tests {
         assert_eq!(agent.image.unwrap(), format!("r/x:{}", env!("CARGO_PKG_VERSION")));
         assert_eq!((agent.ttl, agent.privileged, agent.tolerations), (Some(5), None, Some(Value::Array(Vec::new()))));
         assert_eq!(agent.security_context.unwrap()["seccompProfile"]["localhostProfile"], "p");
-        assert_eq!(warnings, ["`agent.dns` is not supported yet and is ignored"]);
+        assert_eq!(agent.nftables, Some(false));
+        let ignored = |key: &str| format!("`agent.{key}` is not supported yet and is ignored");
+        assert_eq!(warnings.into_iter().collect::<std::collections::BTreeSet<_>>(), [ignored("dns"), ignored("flush_connections")].into());
     }
 
     #[test]

@@ -177,6 +177,9 @@ fn bare(plan: &Plan, listen: String, args: &[&str]) -> Value {
     if settings.json_log == Some(true) {
         environment.push(json!({"name": "MIRRORD_AGENT_JSON_LOG", "value": "true"}));
     }
+    if let Some(nft) = settings.nftables {
+        environment.push(json!({"name": "MIRRORD_AGENT_NFTABLES", "value": nft.to_string()}));
+    }
     json!({
         "image": plan.image,
         "imagePullPolicy": settings.image_pull_policy.as_deref().unwrap_or("IfNotPresent"),

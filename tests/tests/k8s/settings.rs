@@ -27,7 +27,7 @@ fn the_agents_pod_is_as_the_config_file_says() {
         "image_pull_secrets": [{"name": "pulls"}], "ttl": 5, "communication_timeout": 2, "startup_timeout": 50,
         "disabled_capabilities": [], "tolerations": [{"key": "spot", "operator": "Exists"}],
         "resources": {"requests": {"cpu": "2m", "memory": "8Mi"}, "limits": {"cpu": "500m", "memory": "150Mi"}},
-        "check_out_of_pods": true, "labels": {"team": "blue"}, "annotations": {"example.com/why": "test"},
+        "check_out_of_pods": true, "nftables": false, "labels": {"team": "blue"}, "annotations": {"example.com/why": "test"},
         "service_account": "agents", "priority_class": "system-cluster-critical", "disable_mesh_sidecar_injection": false,
         "security_context": {"seccomp_profile": {"type": "Unconfined"}},
     }, "startup_retry": {"min_ms": 100, "max_ms": 200, "max_retries": 1}});
@@ -41,6 +41,8 @@ fn the_agents_pod_is_as_the_config_file_says() {
         .option(&format!("--steal -p 80:{local} -f {}", file(&space, &settings)))
         .run(&Program::python("app", &[local]));
     assert!(space.ask("shop", "/", &[ME]).starts_with("program app"));
+    let rules = |variant: &str| space.pods("app=shop")[0].network().sh(&format!("iptables-{variant}-save -t nat"));
+    assert!(rules("legacy").contains("--dport 80 ") && !rules("nft").contains("--dport 80 "), "{}{}", rules("legacy"), rules("nft"));
     let pod = space.pods("app=mirrord,team=blue").remove(0);
     let job = space.get("jobs -l team=blue")["items"][0].clone();
     let (spec, metadata) = (&pod.object["spec"], &pod.object["metadata"]);

@@ -70,6 +70,8 @@ fn a_job_with_all_that_can_be_set() {
         priority_class: Some("high".into()),
         disable_mesh_sidecar_injection: Some(false),
         security_context: Some(json!({"seccompProfile": {"type": "RuntimeDefault"}})),
+        json_log: Some(true),
+        nftables: Some(true),
         ..Agent::default()
     };
     with_plan(&settings, |plan| snapshot("job-set.json", &job_json(plan)));
