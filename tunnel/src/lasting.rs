@@ -7,12 +7,14 @@
 //! ```
 //!
 //! Whoever dials begins with a [`Hello`]: which stream, and how much of it has come. The other end answers with how much it has; both
-//! then send again what is missing. A carrier that says nothing for [`SILENCE`] is given up.
+//! then send again what is missing. A carrier that says nothing for [`SILENCE`] is given up. An end whose local socket breaks says
+//! so, lest the other one waits for a carrier that never comes.
 
 use std::{
     cell::{Cell, RefCell},
     collections::{HashMap, VecDeque},
     io,
+    pin::pin,
     rc::Rc,
     time::Duration,
 };
@@ -35,6 +37,8 @@ const BEAT: Duration = Duration::from_secs(3);
 const SILENCE: Duration = Duration::from_secs(10);
 /// A greeting, or its answer, takes no longer.
 const GREETING: Duration = Duration::from_secs(10);
+/// Nor does a farewell.
+const FAREWELL: Duration = Duration::from_secs(1);
 /// Between attempts to dial; each is longer than the one before. Tests have no time to lose.
 const PAUSE: Duration = Duration::from_millis(if cfg!(test) { 1 } else { 100 });
 const LONGEST_PAUSE: Duration = Duration::from_millis(if cfg!(test) { 5 } else { 2000 });
@@ -44,6 +48,8 @@ const MAX_STREAMS: usize = 1024;
 const DATA: u8 = 0;
 const ACK: u8 = 1;
 const END: u8 = 2;
+/// Nothing more comes, nor is taken, on this carrier or another one.
+const GONE: u8 = 3;
 /// Answer to a hello whose stream nobody knows any more.
 const UNKNOWN: u64 = u64::MAX;
 
@@ -89,6 +95,9 @@ struct State {
     /// The end was said on this carrier.
     end_sent: bool,
     peer_ended: bool,
+    /// The local socket has broken; and the peer was told.
+    broken: bool,
+    broken_sent: bool,
 }
 
 /// Why a carrier is no longer of use.
@@ -152,10 +161,20 @@ impl<R: AsyncRead + Unpin, W: AsyncWrite + Unpin> Stream<R, W> {
             return Stop::Local(error);
         }
         let (from, to) = tokio::io::split(carrier);
+        let mut sending = pin!(self.send(to));
         let stop = tokio::select! {
             stop = self.receive(from) => stop,
-            stop = self.send(to) => stop,
+            stop = &mut sending => return self.stopped(stop),
         };
+        if let Stop::Local(_) = stop {
+            self.state.borrow_mut().broken = true;
+            self.news.notify_one();
+            let _ = timeout(FAREWELL, sending).await;
+        }
+        self.stopped(stop)
+    }
+
+    fn stopped(&self, stop: Stop) -> Stop {
         match stop {
             // The peer was done first.
             Stop::Carrier if self.state.borrow().is_over() => Stop::Done,
@@ -204,6 +223,7 @@ impl<R: AsyncRead + Unpin, W: AsyncWrite + Unpin> Stream<R, W> {
                         self.news.notify_one();
                     }
                 }
+                GONE => return Stop::Local(io::ErrorKind::ConnectionReset.into()),
                 END => {
                     let _ = self.write.borrow_mut().shutdown().await;
                     self.state.borrow_mut().peer_ended = true;
@@ -219,6 +239,7 @@ impl<R: AsyncRead + Unpin, W: AsyncWrite + Unpin> Stream<R, W> {
         let mut out = Vec::with_capacity(CHUNK + 32);
         let mut more = vec![0; CHUNK];
         let mut beat = Instant::now() + BEAT;
+        let mut broken = None;
         loop {
             let done = self.next_frames(&mut out, Instant::now() >= beat);
             if !out.is_empty() {
@@ -235,7 +256,7 @@ impl<R: AsyncRead + Unpin, W: AsyncWrite + Unpin> Stream<R, W> {
                 continue;
             }
             if done {
-                return Stop::Done;
+                return broken.map_or(Stop::Done, Stop::Local);
             }
             let room = {
                 let state = self.state.borrow();
@@ -247,19 +268,29 @@ impl<R: AsyncRead + Unpin, W: AsyncWrite + Unpin> Stream<R, W> {
                 read = async { self.read.borrow_mut().read(&mut more[..room]).await }, if room > 0 => match read {
                     Ok(0) => self.state.borrow_mut().local_ended = true,
                     Ok(read) => self.state.borrow_mut().kept.extend(&more[..read]),
-                    Err(error) => return Stop::Local(error),
+                    Err(error) => {
+                        self.state.borrow_mut().broken = true;
+                        broken = Some(error);
+                    }
                 },
             }
         }
     }
 
-    /// What is to be written now; whether both directions have ended and all is said.
+    /// What is to be written now; whether all is said: both directions have ended, or there is no local socket any more.
     fn next_frames(&self, out: &mut Vec<u8>, beat: bool) -> bool {
         let mut state = self.state.borrow_mut();
         let mut frame = |kind: u8, number: u64| {
             out.push(kind);
             out.extend_from_slice(&number.to_be_bytes());
         };
+        if state.broken {
+            if !state.broken_sent {
+                frame(GONE, 0);
+                state.broken_sent = true;
+            }
+            return true;
+        }
         let fresh = state.received - state.told;
         if beat || fresh >= ACKNOWLEDGE || (fresh > 0 && state.peer_ended) {
             frame(ACK, state.received);
@@ -559,6 +590,28 @@ mod tests {
             ended
         };
         assert_eq!(LocalSet::new().run_until(work).await, io::ErrorKind::TimedOut);
+    }
+
+    #[tokio::test]
+    async fn an_end_whose_socket_breaks_ends_the_other_one_at_once() {
+        let work = async {
+            let streams = Streams::default();
+            let (carrier, theirs) = duplex(1024);
+            let (local, mut far) = duplex(64);
+            let taking = spawn_local(async move { streams.take(theirs, PATIENCE, Rc::default(), || Ok(tokio::io::split(local))).await });
+            let (near, peer) = duplex(64);
+            let mut carriers = vec![carrier];
+            let dialling = spawn_local(async move {
+                let carriers = async || carriers.pop().ok_or(io::ErrorKind::NotConnected.into());
+                dial(tokio::io::split(near), [3; 16], PATIENCE, carriers).await
+            });
+            // Nobody is there for what comes.
+            drop(peer);
+            far.write_all(b"more").await.unwrap();
+            let ended = timeout(PATIENCE / 2, taking).await.unwrap().unwrap();
+            (ended.unwrap_err().kind(), dialling.await.unwrap().is_err())
+        };
+        assert_eq!(LocalSet::new().run_until(work).await, (io::ErrorKind::ConnectionReset, true));
     }
 
     #[test]

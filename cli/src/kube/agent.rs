@@ -2,6 +2,7 @@
 //! command lines ask at once, because its name is the pod's: the API server makes it once.
 
 use std::{
+    cell::RefCell,
     collections::BTreeSet,
     net::IpAddr,
     path::Path,
@@ -53,6 +54,8 @@ pub struct Maker<'a> {
     pub settings: &'a Settings,
     /// Whether we are in the cluster ourselves, where pods can be reached.
     pub is_inside: bool,
+    /// Jobs that were made by us and whose container does not run yet: without us they would be nobody's. Namespace and name.
+    pub starting: &'a RefCell<BTreeSet<(String, String)>>,
 }
 
 /// An agent that is ready.
@@ -103,7 +106,19 @@ impl Maker<'_> {
                 // The one that was found was about to end.
                 Err(Wait::Ended(_)) if !again => again = true,
                 Err(Wait::Ended(error) | Wait::Failed(error)) => return Err(error),
-                Err(Wait::Slow(state)) => return Err(KubeError::Slow { seconds, state }),
+                Err(Wait::Never(error)) => {
+                    if !as_guest {
+                        self.discard(&name).await;
+                    }
+                    return Err(error);
+                }
+                Err(Wait::Slow(state)) => {
+                    // It would start some time, or never, for nobody.
+                    if self.starting.borrow().contains(&self.job(&name)) {
+                        self.discard(&name).await;
+                    }
+                    return Err(KubeError::Slow { seconds, state });
+                }
             }
         }
     }
@@ -111,6 +126,15 @@ impl Maker<'_> {
     /// Whether a pod has an agent.
     pub async fn is_there(&self, pod: &Pod) -> bool {
         pod.has_guest || self.job_is_there(&manifest::name(&pod.uid)).await
+    }
+
+    fn job(&self, name: &str) -> (String, String) {
+        (self.namespace.to_owned(), name.to_owned())
+    }
+
+    async fn discard(&self, name: &str) {
+        self.starting.borrow_mut().remove(&self.job(name));
+        discard(self.client, self.namespace, name).await;
     }
 
     /// Without the right to look there is none for us.
@@ -162,10 +186,11 @@ impl Maker<'_> {
                 ClusterTarget::Targetless => progress.step(&"starting an agent without a target"),
                 _ => progress.step(&format_args!("starting an agent for {} on {}", pod.name, pod.node)),
             }
+            self.starting.borrow_mut().insert(self.job(name));
             let made = self.make_keys(&plan, Holder::Job(&job.uid().unwrap_or_default())).await;
             if let Err(error) = made {
                 // Without keys it would wait for ever.
-                let _ = jobs.delete(name, &DeleteParams::background()).await;
+                self.discard(name).await;
                 return Err(error);
             }
             return Ok(plan.keys);
@@ -211,10 +236,13 @@ impl Maker<'_> {
             };
             let now = match seen {
                 Seen::Waits(now) => now,
-                Seen::Runs(pod) => match self.dial(&pods, Door { pod: &pod, port: PORT, address }, keys, &mut tls).await {
-                    Ok(bridge) => return Ok((bridge, pod)),
-                    Err(now) => now,
-                },
+                Seen::Runs(pod) => {
+                    self.starting.borrow_mut().remove(&self.job(name));
+                    match self.dial(&pods, Door { pod: &pod, port: PORT, address }, keys, &mut tls).await {
+                        Ok(bridge) => return Ok((bridge, pod)),
+                        Err(now) => now,
+                    }
+                }
             };
             waiting.go_on(now, progress).await?;
         }
@@ -235,10 +263,7 @@ impl Maker<'_> {
         // Without the right to read events there is no more to say.
         let message = events.ok().and_then(|events| events.items.into_iter().filter_map(|event| event.message).next_back());
         match message {
-            Some(why) => {
-                let _ = jobs.delete(name, &DeleteParams::background()).await;
-                Err(Wait::Failed(KubeError::Start { help: admission_help(&why).into(), why }))
-            }
+            Some(why) => Err(Wait::Never(KubeError::Start { help: admission_help(&why).into(), why })),
             None => waits,
         }
     }
@@ -252,7 +277,7 @@ impl Maker<'_> {
         match judged {
             Judged::Waits(state) => Ok(Seen::Waits(state)),
             Judged::Runs => Ok(Seen::Runs(place.pod.clone())),
-            Judged::Fails { why, help } => Err(Wait::Failed(KubeError::Start { why, help })),
+            Judged::Fails { why, help } => Err(Wait::Never(KubeError::Start { why, help })),
             Judged::Ended(why) => {
                 let last = LogParams { tail_lines: Some(3), container: Some(place.container.clone()), ..LogParams::default() };
                 let log = pods.logs(&place.pod, &last).await.unwrap_or_default();
@@ -301,6 +326,11 @@ async fn ready(socket: &Path) -> Result<(), String> {
         Ok(Err(reply)) => Err(format!("its container runs, but {}", reply.error)),
         Err(_) => Err("its container runs, but it does not answer".into()),
     }
+}
+
+/// Removes the Job of an agent that does not run; one that runs ends by itself. Whoever else waits for it tries again.
+pub async fn discard(client: &Client, namespace: &str, name: &str) {
+    let _ = Api::<Job>::namespaced(client.clone(), namespace).delete(name, &DeleteParams::background()).await;
 }
 
 /// Agents that run now in pods of their own.
@@ -363,6 +393,8 @@ pub(super) enum Wait {
     /// It ran, and has ended.
     Ended(KubeError),
     Failed(KubeError),
+    /// It does not run, and will not.
+    Never(KubeError),
     /// The time is over; what was seen last.
     Slow(String),
 }

@@ -17,6 +17,7 @@ use mirrord_tunnel::lasting;
 use tokio::{
     io::{AsyncRead, AsyncWrite},
     net::{TcpStream, UnixListener, UnixStream},
+    sync::Notify,
     task::JoinHandle,
     time::timeout,
 };
@@ -88,13 +89,21 @@ impl Way {
 pub struct Bridge {
     path: PathBuf,
     serving: JoinHandle<()>,
+    ending: Rc<Notify>,
 }
 
 impl Bridge {
     /// Opens the socket. Nothing is dialled before somebody connects.
     pub fn open(way: Way) -> Result<Self, KubeError> {
         let (listener, path) = private("mirrord-agent").map_err(|error| KubeError::Connection(error.to_string()))?;
-        Ok(Self { path, serving: tokio::task::spawn_local(serve(listener, Rc::new(way))) })
+        let ending = Rc::new(Notify::new());
+        Ok(Self { path, serving: tokio::task::spawn_local(serve(listener, Rc::new(way), ending.clone())), ending })
+    }
+
+    /// Takes nobody any more, and resolves once all connections have ended: until an agent has heard of that, it waits for them.
+    pub async fn finish(mut self) {
+        self.ending.notify_one();
+        let _ = (&mut self.serving).await;
     }
 
     /// Where an intproxy connects.
@@ -116,7 +125,7 @@ pub fn private(name: &str) -> io::Result<(UnixListener, PathBuf)> {
     Ok((listener, PathBuf::from(format!("\0{name}"))))
 }
 
-async fn serve(listener: UnixListener, way: Rc<Way>) {
+async fn serve(listener: UnixListener, way: Rc<Way>, ending: Rc<Notify>) {
     // Aborted with this task.
     let mut streams = tokio::task::JoinSet::new();
     loop {
@@ -129,8 +138,10 @@ async fn serve(listener: UnixListener, way: Rc<Way>) {
                 Err(_) => tokio::time::sleep(Duration::from_millis(20)).await,
             },
             Some(_) = streams.join_next() => {}
+            () = ending.notified() => break,
         }
     }
+    while streams.join_next().await.is_some() {}
 }
 
 /// An abstract socket has no mode: whoever is another user is sent away here.

@@ -46,6 +46,8 @@ const AGAIN: Duration = Duration::from_secs(10);
 const LEFT: Duration = Duration::from_secs(10);
 /// Every container of a cluster has this variable.
 const INSIDE: &str = "KUBERNETES_SERVICE_HOST";
+/// How long it may take to leave the cluster in order.
+const CLOSE: Duration = Duration::from_secs(3);
 /// Longest settings line, bytes.
 const MAX_SETTINGS: u64 = 1 << 20;
 
@@ -152,10 +154,13 @@ fn start() -> Result<(), ErrorReply> {
     tasks.block_on(&runtime, async {
         let stdin = io::stdin().as_fd().try_clone_to_owned().map_err(|error| internal(&error))?;
         let stdin = pipe::Receiver::from_owned_fd(stdin).map_err(|error| internal(&error))?;
-        tokio::select! {
+        let held = Rc::new(Held::default());
+        let served = tokio::select! {
             () = mirrord_intproxy::lifeline(stdin) => Ok(()),
-            served = Box::pin(serve(settings, target)) => served.map_err(|error| error.reply()),
-        }
+            served = Box::pin(serve(settings.clone(), target, held.clone())) => served.map_err(|error| error.reply()),
+        };
+        let _ = tokio::time::timeout(CLOSE, Box::pin(held.close(&settings))).await;
+        served
     })
 }
 
@@ -170,16 +175,41 @@ struct Session {
     /// Whether this process is in the cluster itself.
     is_inside: bool,
     progress: Progress,
-    /// Agents by the uid of their pod.
-    agents: RefCell<BTreeMap<String, Agent>>,
+    held: Rc<Held>,
     /// Uids of pods whose agent is being made; and when it was tried in vain.
     making: RefCell<BTreeSet<String>>,
+    /// Uids of pods that had an agent which has gone.
+    bereft: RefCell<BTreeSet<String>>,
     given_up: RefCell<BTreeMap<String, Instant>>,
     /// Which agents there are --> feeds.
     told: watch::Sender<Vec<PathBuf>>,
 }
 
-async fn serve(settings: Settings, target: ClusterTarget) -> Result<(), KubeError> {
+/// What there is in the cluster because of us.
+#[derive(Default)]
+struct Held {
+    /// Agents by the uid of their pod.
+    agents: RefCell<BTreeMap<String, Agent>>,
+    /// Jobs that were made and whose container does not run yet: namespace and name.
+    starting: RefCell<BTreeSet<(String, String)>>,
+}
+
+impl Held {
+    /// The connections end in order, so that the agents know at once. What has not started never need: whoever waited for it has gone.
+    async fn close(&self, settings: &Settings) {
+        join_all(self.agents.take().into_values().map(|agent| agent.bridge.finish()).collect()).await;
+        let starting = self.starting.take();
+        if starting.is_empty() {
+            return;
+        }
+        let Ok((client, _)) = client::connect(&settings.cluster.kube).await else { return };
+        for (namespace, name) in starting {
+            agent::discard(&client, &namespace, &name).await;
+        }
+    }
+}
+
+async fn serve(settings: Settings, target: ClusterTarget, held: Rc<Held>) -> Result<(), KubeError> {
     let (client, own) = client::connect(&settings.cluster.kube).await?;
     let namespace = settings.cluster.kube.namespace.clone().unwrap_or_else(|| own.clone());
     let agent_namespace = match target {
@@ -197,8 +227,9 @@ async fn serve(settings: Settings, target: ClusterTarget) -> Result<(), KubeErro
         which,
         is_inside: std::env::var_os(INSIDE).is_some(),
         progress: Progress,
-        agents: RefCell::default(),
+        held,
         making: RefCell::default(),
+        bereft: RefCell::default(),
         given_up: RefCell::default(),
         told: watch::Sender::default(),
     });
@@ -252,6 +283,7 @@ impl Session {
             owner: &self.settings.owner,
             settings: &self.settings.cluster.agent,
             is_inside: self.is_inside,
+            starting: &self.held.starting,
         }
     }
 
@@ -267,7 +299,7 @@ impl Session {
             }
         }
         match failed {
-            Some(error) if self.agents.borrow().is_empty() => Err(error),
+            Some(error) if self.held.agents.borrow().is_empty() => Err(error),
             Some(error) => {
                 let message = format!("a pod of {} is without this session: {error} ({})", self.target, error.help());
                 report(&Report::Notice { level: Level::Warn, message });
@@ -278,17 +310,17 @@ impl Session {
     }
 
     fn add(&self, agent: Agent) {
-        self.agents.borrow_mut().insert(agent.pod.uid.clone(), agent);
+        self.held.agents.borrow_mut().insert(agent.pod.uid.clone(), agent);
         self.tell();
     }
 
     fn tell(&self) {
-        let paths = self.agents.borrow().values().map(|agent| agent.bridge.path().to_owned()).collect();
+        let paths = self.held.agents.borrow().values().map(|agent| agent.bridge.path().to_owned()).collect();
         self.told.send_replace(paths);
     }
 
     async fn ready(&self, feed: PathBuf) -> Result<Ready, KubeError> {
-        let made = self.agents.borrow().values().map(|agent| (agent.pod.clone(), agent.bridge.path().to_owned())).collect::<Vec<_>>();
+        let made = self.held.agents.borrow().values().map(|agent| (agent.pod.clone(), agent.bridge.path().to_owned())).collect::<Vec<_>>();
         let (pod, agent) = made.first().ok_or_else(|| KubeError::Connection("there is no agent".into()))?;
         let environment = match self.settings.environment && self.target != ClusterTarget::Targetless {
             true => Some(ask::environment(agent, &pod.container_id).await.map_err(KubeError::Agent)?),
@@ -306,7 +338,7 @@ impl Session {
             let looked = async {
                 let found = pods::find(&self.client, &self.namespace, &self.which, self.target.container()).await?;
                 let mut running = found.guests.clone();
-                if self.agents.borrow().values().any(|agent| agent.place.is_own()) {
+                if self.held.agents.borrow().values().any(|agent| agent.place.is_own()) {
                     running.extend(agent::running(&self.client, &self.agent_namespace).await?);
                 }
                 Ok::<_, KubeError>((found, running))
@@ -330,8 +362,8 @@ impl Session {
                 continue;
             }
             for pod in found.ready {
-                let is_known = self.agents.borrow().contains_key(&pod.uid) || self.given_up.borrow().contains_key(&pod.uid);
-                let enough = self.settings.cluster.one && !(self.agents.borrow().is_empty() && self.making.borrow().is_empty());
+                let is_known = self.held.agents.borrow().contains_key(&pod.uid) || self.given_up.borrow().contains_key(&pod.uid);
+                let enough = self.settings.cluster.one && !(self.held.agents.borrow().is_empty() && self.making.borrow().is_empty());
                 if !is_known && !enough && self.making.borrow_mut().insert(pod.uid.clone()) {
                     tokio::task::spawn_local(self.clone().make(pod));
                 }
@@ -341,7 +373,12 @@ impl Session {
 
     async fn make(self: Rc<Self>, pod: Pod) {
         match self.maker().agent(&pod, &self.progress).await {
-            Ok(agent) => self.add(agent),
+            Ok(agent) => {
+                self.add(agent);
+                if self.bereft.borrow_mut().remove(&pod.uid) {
+                    report(&Report::Notice { level: Level::Info, message: format!("the pod {} has an agent again", pod.name) });
+                }
+            }
             Err(error) => {
                 self.given_up.borrow_mut().insert(pod.uid.clone(), Instant::now());
                 let message = format!("the pod {} is without this session: {error} ({})", pod.name, error.help());
@@ -355,9 +392,15 @@ impl Session {
     /// Of an agent that has gone itself there is another one soon.
     fn leave_gone(&self, found: &pods::Found, running: &BTreeSet<Place>) {
         let is_gone = |(uid, agent): &(&String, &Agent)| !found.there.contains(*uid) || !running.contains(&agent.place);
-        let gone: Vec<_> = self.agents.borrow().iter().filter(is_gone).map(|(uid, _)| uid.clone()).collect();
+        let gone: Vec<_> = self.held.agents.borrow().iter().filter(is_gone).map(|(uid, _)| uid.clone()).collect();
         for uid in gone {
-            if let Some(agent) = self.agents.borrow_mut().remove(&uid) {
+            if let Some(agent) = self.held.agents.borrow_mut().remove(&uid) {
+                if found.there.contains(&uid) {
+                    let name = &agent.pod.name;
+                    let message = format!("the agent of the pod {name} has gone: the pod answers everything until there is another one");
+                    report(&Report::Notice { level: Level::Warn, message });
+                    self.bereft.borrow_mut().insert(uid);
+                }
                 tokio::task::spawn_local(async move {
                     tokio::time::sleep(LEFT).await;
                     drop(agent);
