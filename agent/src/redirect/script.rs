@@ -2,10 +2,13 @@
 //! can be undone on its own. Pure functions; the tests on a real kernel apply what production applies.
 //!
 //! ```text
-//! nat PREROUTING ─┐ first rule, local destinations      ┌ our own mark → RETURN (it also keeps conntrack on)
-//! nat OUTPUT ─────┤ first rule, over lo only             ├ port P, SYN, lease fresh → REDIRECT to the gateway
-//!                 └────────► MIRRORD_REDIRECT ───────────┴ everything else falls through to the rules that were there
+//! nat PREROUTING ─┐ last rule, local destinations       ┌ our own mark → RETURN (it also keeps conntrack on)
+//! nat OUTPUT ─────┤ last rule, over lo only              ├ port P, SYN, lease fresh → REDIRECT to the gateway
+//!                 └────────► MIRRORD_REDIRECT ───────────┴ everything else falls through
 //! ```
+//!
+//! Behind the pod's own rules: what those of a mesh lead to its sidecar still goes there, with its TLS, and we meet the connection
+//! that the sidecar then makes to the pod's process.
 
 use super::plan::{Family, MARK_MASK, Plan};
 use std::fmt::Write;
@@ -29,7 +32,11 @@ pub fn install(plan: &Plan, family: Family, table: &str) -> String {
         chain(plan, family, &mut text);
     }
     for (hook, rule) in hooks(plan, table) {
-        line(&mut text, format_args!("-I {hook} 1 {rule}"));
+        match table {
+            NAT => line(&mut text, format_args!("-A {hook} {rule}")),
+            // Whatever others do with our own packets, it is not to be tracked.
+            _ => line(&mut text, format_args!("-I {hook} 1 {rule}")),
+        }
     }
     text + "COMMIT\n"
 }
@@ -139,8 +146,8 @@ mod tests {
              -A MIRRORD_REDIRECT -m mark --mark 0x6d697200/0xfffffffe -m conntrack --ctstate NEW {comment} -j RETURN\n\
              -A MIRRORD_REDIRECT -p tcp --syn --dport 80 -m recent --name mirrord6-7-ab --rcheck --seconds 1 --rdest --mask :: {comment} \
              -j REDIRECT --to-ports 4000\n\
-             -I PREROUTING 1 -p tcp -m addrtype --dst-type LOCAL {comment} -j MIRRORD_REDIRECT\n\
-             -I OUTPUT 1 -o lo -p tcp {comment} -j MIRRORD_REDIRECT\n\
+             -A PREROUTING -p tcp -m addrtype --dst-type LOCAL {comment} -j MIRRORD_REDIRECT\n\
+             -A OUTPUT -o lo -p tcp {comment} -j MIRRORD_REDIRECT\n\
              COMMIT\n"
         );
         assert_eq!(install(&plan(&[80]), Family::V6, "nat"), expected);
@@ -150,11 +157,12 @@ mod tests {
     fn removal_names_exactly_the_hooks_that_were_installed() {
         for table in [RAW, NAT] {
             let (installed, removed) = (install(&plan(&[80]), Family::V4, table), remove(&plan(&[]), table));
-            let hooks = |text: &str, start: &str| -> Vec<String> {
-                text.lines().filter_map(|line| line.strip_prefix(start)).map(|rule| rule.replacen(" 1 ", " ", 1)).collect()
+            let hooks = |text: &str, starts: &[&str]| -> Vec<String> {
+                let rules = text.lines().filter_map(|line| starts.iter().find_map(|start| line.strip_prefix(start)));
+                rules.filter(|rule| !rule.starts_with(CHAIN)).map(|rule| rule.replacen(" 1 ", " ", 1)).collect()
             };
-            assert_eq!(hooks(&installed, "-I "), hooks(&removed, "-D "));
-            assert!(!hooks(&removed, "-D ").is_empty());
+            assert_eq!(hooks(&installed, &["-I ", "-A "]), hooks(&removed, &["-D "]));
+            assert!(!hooks(&removed, &["-D "]).is_empty());
         }
     }
 
@@ -162,7 +170,7 @@ mod tests {
     fn a_change_of_ports_touches_no_jump_and_draining_keeps_what_needs_conntrack() {
         for ports in [&[80, 81][..], &[]] {
             let text = update(&plan(ports), Family::V4);
-            assert!(!text.contains("-I ") && !text.contains("-D "), "{text}");
+            assert!(!text.contains("-I ") && !text.contains("-D ") && !text.contains("-A PREROUTING"), "{text}");
             assert_eq!(text.matches("REDIRECT --to-ports").count(), ports.len());
             assert!(text.contains("--ctstate"));
         }
