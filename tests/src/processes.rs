@@ -7,6 +7,7 @@ use std::{
     path::PathBuf,
     sync::mpsc::{self, Sender},
     thread::{self, JoinHandle},
+    time::Duration,
 };
 
 use crate::{sys, wait::eventually};
@@ -99,6 +100,13 @@ impl Process {
         let (_, rest) = self.stat().unwrap_or_default();
         let field = |index: usize| rest.get(index).and_then(|text| text.parse::<u64>().ok()).unwrap_or(0);
         field(10) + field(11)
+    }
+
+    /// When it was started, since the machine was; to 10 ms.
+    pub fn started(self) -> Duration {
+        let (_, rest) = self.stat().unwrap_or_default();
+        let ticks = rest.get(18).and_then(|text| text.parse().ok()).unwrap_or(0);
+        Duration::from_millis(10 * ticks)
     }
 
     /// Ends it at once.

@@ -59,6 +59,16 @@ impl PodObject {
         }
     }
 
+    /// The value of a label.
+    pub fn label(&self, name: &str) -> Option<String> {
+        self.object["metadata"]["labels"][name].as_str().map(str::to_owned)
+    }
+
+    /// What tells it from another pod of the same name.
+    pub fn uid(&self) -> String {
+        self.object["metadata"]["uid"].as_str().unwrap_or_default().to_owned()
+    }
+
     /// The first process of a container.
     #[track_caller]
     pub fn process(&self, container: &str) -> Process {
@@ -85,10 +95,26 @@ impl Container {
 
     /// What runs in it, the oldest first. The kernel knows by its cgroup; no runtime is asked.
     pub fn processes(&self) -> Vec<Process> {
-        let folders = ["/sys/fs/cgroup/pids/kubepods", "/sys/fs/cgroup/kubepods"].map(PathBuf::from);
-        let group = folders.iter().find_map(|folder| find(folder, &self.id));
-        let list = group.and_then(|group| fs::read_to_string(group.join("cgroup.procs")).ok()).unwrap_or_default();
+        let list = self.group("pids").and_then(|group| fs::read_to_string(group.join("cgroup.procs")).ok()).unwrap_or_default();
         list.lines().filter_map(|line| line.parse().ok()).map(Process).collect()
+    }
+
+    /// Bytes of memory that the kernel counts as its processes', without the files that it keeps for them in its page cache.
+    pub fn memory(&self) -> u64 {
+        let group = self.group("memory").unwrap_or_else(|| panic!("container {} has ended", self.name));
+        let number = |file: &str| fs::read_to_string(group.join(file)).ok()?.trim().parse::<u64>().ok();
+        let cached = |field: &str| {
+            let all = fs::read_to_string(group.join("memory.stat")).unwrap_or_default();
+            all.lines().find_map(|line| line.strip_prefix(field)?.strip_prefix(' ')?.parse::<u64>().ok())
+        };
+        // The second of each pair is that of cgroup v2.
+        let used = number("memory.usage_in_bytes").or_else(|| number("memory.current")).unwrap();
+        used - cached("total_cache").or_else(|| cached("file")).unwrap()
+    }
+
+    fn group(&self, controller: &str) -> Option<PathBuf> {
+        let folders = [format!("/sys/fs/cgroup/{controller}/kubepods"), "/sys/fs/cgroup/kubepods".to_owned()].map(PathBuf::from);
+        folders.iter().find_map(|folder| find(folder, &self.id))
     }
 }
 

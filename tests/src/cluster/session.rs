@@ -22,9 +22,10 @@ use crate::{
 /// Agents start as pods do.
 const PATIENCE: Duration = Duration::from_secs(90);
 
-/// A `mirrord exec` to be.
+/// A `mirrord exec`, or another of its commands, to be.
 pub struct Exec<'a> {
     space: &'a Space,
+    command: &'a str,
     user: &'a str,
     options: Vec<String>,
     variables: Vec<(String, String)>,
@@ -34,7 +35,12 @@ impl<'a> Exec<'a> {
     /// On this target, with no other option; agents are in the same namespace.
     pub fn plain(space: &'a Space, target: &str) -> Self {
         let options = ["-t", target].map(str::to_owned).to_vec();
-        Self { space, user: "admin", options, variables: Vec::new() }
+        Self { space, command: "exec", user: "admin", options, variables: Vec::new() }
+    }
+
+    /// `mirrord inspect` of this target, which runs no program.
+    pub fn inspect(space: &'a Space, target: &str) -> Self {
+        Self { command: "inspect", ..Self::plain(space, target) }
     }
 
     /// `--steal` of the requests of user `me`.
@@ -80,7 +86,10 @@ impl<'a> Exec<'a> {
         command.env("KUBECONFIG", self.space.kubeconfig(self.user)).env("HOST_ONLY", "of this machine").env("MIRRORD_LOG", "trace");
         command.env("MIRRORD_AGENT_IMAGE", agent_image());
         command.envs(self.variables.iter().map(|(name, value)| (name, value)));
-        command.arg("exec").args(&self.options).arg("--");
+        command.arg(self.command).args(&self.options);
+        if self.command == "exec" {
+            command.arg("--");
+        }
         command.args(words.iter().map(|word| word.replace("{log}", log.to_str().unwrap())));
         let output = File::create(&out).unwrap();
         command.stdin(Stdio::null()).stdout(output.try_clone().unwrap()).stderr(output).process_group(0);
@@ -161,8 +170,13 @@ impl Session<'_> {
     /// Ends it as a user would.
     #[track_caller]
     pub fn end(mut self) -> ExitStatus {
-        Process(self.child.id()).signal(libc::SIGTERM);
+        self.signal(libc::SIGTERM);
         self.wait()
+    }
+
+    /// Sends the command line a signal.
+    pub fn signal(&self, signal: i32) {
+        Process(self.child.id()).signal(signal);
     }
 }
 

@@ -1,6 +1,7 @@
 //! A namespace of the cluster for one test: what it applies there, asks there and sends there.
 
 use std::{
+    collections::BTreeSet,
     fs,
     net::SocketAddr,
     path::PathBuf,
@@ -18,6 +19,7 @@ use crate::{
     load::Others,
     machine::{Share, manifest, output, run},
     netns::Handle,
+    session::ME,
     wait::within,
     watchdog,
 };
@@ -172,10 +174,48 @@ impl Space {
         headers.iter().fold(request, |request, header| request.with(header)).send().text()
     }
 
+    /// The same where it may fail: then nothing.
+    pub fn try_ask(&self, service: &str, path: &str, headers: &[&str]) -> Option<String> {
+        let (client, address) = (self.client(), self.service(service, 80));
+        let request = Request::new(&client, address, "GET", path);
+        let request = headers.iter().fold(request, |request, header| request.with(header));
+        request.try_send().ok().map(|response| response.text())
+    }
+
     /// So many other people in the pod `client`, whose requests through the Service must all be answered, by pods.
     #[track_caller]
     pub fn others(&self, service: &str, clients: usize) -> Others {
         Others::start(&self.client(), &[self.service(service, 80)], clients, &[])
+    }
+
+    /// Asks deployment `shop` so many times as user `me`, and as often as nobody: who answers the one, and who the others.
+    #[track_caller]
+    pub fn answers(&self, count: usize) -> (BTreeSet<String>, BTreeSet<String>) {
+        let ask = |headers: &[&str]| self.ask("shop", "/", headers).split(" GET").next().unwrap_or_default().to_owned();
+        ((0..count).map(|_| ask(&[ME])).collect(), (0..count).map(|_| ask(&[])).collect())
+    }
+
+    /// The pods of agents that run here.
+    #[track_caller]
+    pub fn agents(&self) -> Vec<PodObject> {
+        self.pods("app=mirrord").into_iter().filter(|pod| pod.phase == "Running" && !pod.ending).collect()
+    }
+
+    /// Waits until nothing of ours is left here: no job, no pod, no keys.
+    #[track_caller]
+    pub fn agents_gone(&self) {
+        self.eventually("jobs, pods and secrets are gone", || {
+            let left = self.kubectl("get jobs,pods,secrets -l app=mirrord -o name");
+            left.trim().is_empty().then_some(())
+        });
+    }
+
+    /// A config file of this test; its path.
+    #[track_caller]
+    pub fn config(&self, text: &str) -> String {
+        let path = self.folder.path().join("mirrord.json");
+        fs::write(&path, text).unwrap();
+        path.to_str().unwrap().into()
     }
 
     /// A command on the developer's machine; this namespace is the one that its kubeconfig names.

@@ -4,9 +4,14 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "test code")]
 
 mod cluster;
+mod cost;
+mod deaths;
 mod ephemeral;
 mod exec;
+mod failures;
 mod image;
+mod mesh;
+mod modes;
 mod settings;
 mod targetless;
 mod tools;
