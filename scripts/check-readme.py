@@ -4,12 +4,17 @@
 What a person sees is what is checked: a comment `# → TEXT` behind a command says what its output must contain.
 `mirrord exec` and `mirrord inspect` are foreground commands for a person, who goes on in a second terminal: here they run
 beside the next block, which is repeated until all outputs are as said, and then it gets the Ctrl-C. Prints `readme: COMMAND: ok` or
-`... FAILED` for each. Not run: the section "Kubernetes", which needs a cluster, and `make test`, which is what calls this.
+`... FAILED` for each. Not run: `make test`, which is what calls this.
+
+The section "Kubernetes" is run by `scripts/check-readme.py --cluster`, and nothing else then, on the test cluster (tests/cluster), which
+must be up, from its developer's machine: what starts with `kubectl` as who runs the cluster, all else as user `developer`. Of it the
+image's way through a registry is not run: there is none.
 """
 
 import os
 import pathlib
 import re
+import shlex
 import shutil
 import signal
 import subprocess
@@ -19,12 +24,16 @@ import time
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 CLUSTER = "Kubernetes"
-WAIT = 20  # seconds until what a comment says must be seen
+WAIT = 60 if "--cluster" in sys.argv else 20  # seconds until what a comment says must be seen
 NOT_RUN = {"make test": "it is what calls this check"}
 # What the commands leave in the work tree, and a file that they change.
 LEFTOVERS = ["target/mine"]
+STATE = pathlib.Path("/var/tmp/mirrord-cluster")  # tests/cluster/env.sh
+IMAGE = "registry.example/mirrord-agent:0.1.0"
+NAMESPACES = ["shop", "mirrord"]
 LOCK = ROOT / "examples/filters/Cargo.lock"
 failures = 0
+cluster = sys.argv[1:] == ["--cluster"]
 
 
 class Command:
@@ -35,6 +44,9 @@ class Command:
         self.is_session = " mirrord exec " in words or " mirrord inspect " in words
         # A machine on which everything runs as root may have no sudo.
         self.shell = self.text.removeprefix("sudo ") if os.geteuid() == 0 else self.text
+        if cluster:
+            user = "admin" if "kubectl" in self.text else "developer"
+            self.shell = f"nsenter --net=/run/netns/mirrord-dev -- env KUBECONFIG={STATE}/{user}.kubeconfig bash -ec {shlex.quote(self.text)}"
 
     def run(self):
         done = subprocess.run(["bash", "-ec", self.shell], cwd=ROOT, text=True, stdin=subprocess.DEVNULL,
@@ -106,10 +118,9 @@ def run_beside(session, commands):
 def check():
     session = None
     for heading, commands in blocks((ROOT / "README.md").read_text()):
-        if heading == CLUSTER or not commands:
-            for command in commands:
-                print(f"readme: {command.text}: not run, it needs a cluster")
-        elif commands[-1].is_session:
+        if (heading == CLUSTER) != cluster or not commands:
+            continue
+        if commands[-1].is_session:
             session = Session(commands[-1])
         elif session:
             run_beside(session, commands)
@@ -123,8 +134,35 @@ def check():
                     command.report(*command.run())
 
 
+def on_cluster(script):
+    subprocess.run(["bash", "-euo", "pipefail", "-c", f". tests/cluster/env.sh\n{script}"], cwd=ROOT, check=True, stdout=subprocess.DEVNULL)
+
+
+def remove_namespaces():
+    on_cluster(f"k delete namespace {' '.join(NAMESPACES)} --ignore-not-found")
+
+
+def check_cluster():
+    """What the reader has: kubectl, a deployment, a pod to ask from, and the image where the node finds it."""
+    os.environ["PATH"] += f":{STATE}"
+    remove_namespaces()
+    try:
+        on_cluster(f"""
+            in_node ctr -n k8s.io images tag --force docker.io/library/{IMAGE.split("/")[1]} {IMAGE}
+            k create namespace shop
+            k -n shop apply -f tests/cluster/manifests/shop.yaml
+            k -n shop rollout status deployment/shop --timeout=120s
+            k -n shop wait --for=condition=Ready pod/client --timeout=120s""")
+        check()
+    finally:
+        remove_namespaces()
+
+
 def main():
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))
+    if cluster:
+        check_cluster()
+        sys.exit(1 if failures else 0)
     for leftover in LEFTOVERS:
         if (ROOT / leftover).exists():
             sys.exit(f"check-readme: {leftover} exists already; remove it first")

@@ -1,8 +1,8 @@
 #!/usr/bin/env bash
-# Runs the tests that need a Kubernetes node, on one that is made for them (tests/cluster) and removed; the last line is
-# `N passed, N failed`. A cluster that is up already is used, and stays.
+# Runs the tests that need a Kubernetes node, and the README's commands for a cluster, on one that is made for them (tests/cluster) and
+# removed; the last line is `N passed, N failed`. A cluster that is up already is used, and stays.
 #
-#   scripts/test-k8s.sh [NAME OF A TEST…]
+#   scripts/test-k8s.sh [NAME OF A TEST…]        with names: only these tests
 #
 # With TEST_SECONDS=N the tests are ended N seconds from the start, and count as failed.
 # An ordinary user's programs are compiled as that user; only the cluster and the test programs run under sudo.
@@ -30,6 +30,8 @@ finish() {
     # A run that broke before its first test counts as one failure.
     awk -v status="$status" '
         /^test result:/ { passed += $4; failed += $6 }
+        /^readme: .* ok$/ { passed++ }
+        /^readme: .* FAILED$/ { failed++ }
         END {
             if (status && !failed) failed = 1
             printf "\n%d passed, %d failed\n", passed, failed
@@ -49,7 +51,13 @@ if [ ! -e "$STATE" ]; then
     ours=yes
     "${root[@]}" tests/cluster/up.sh "${CARGO_TARGET_DIR:-target}/images/agent.tar"
 fi
-limited=()
-[ -z "${TEST_SECONDS:-}" ] || limited=(timeout --kill-after=20 $((TEST_SECONDS > SECONDS ? TEST_SECONDS - SECONDS : 1)))
+broken=0
+run() {
+    local limited=()
+    [ -z "${TEST_SECONDS:-}" ] || limited=(timeout --kill-after=20 $((TEST_SECONDS > SECONDS ? TEST_SECONDS - SECONDS : 1)))
+    "${limited[@]}" "$@" 2>&1 | tee -a "$log" || broken=1
+}
 # A few at a time: each has pods of its own, on two processors.
-"${limited[@]}" "$CARGO" test --release --locked --workspace --features mirrord-tests/k8s --test k8s -- --test-threads "${TEST_THREADS:-4}" "$@" 2>&1 | tee "$log"
+run "$CARGO" test --release --locked --workspace --features mirrord-tests/k8s --test k8s -- --test-threads "${TEST_THREADS:-4}" "$@"
+[ $# != 0 ] || run "${root[@]}" scripts/check-readme.py --cluster
+[ "$broken" = 0 ]

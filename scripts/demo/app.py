@@ -1,9 +1,10 @@
 """The program that you develop: an ordinary web server, which knows nothing of mirrord.
 
-It says who it is to whoever asks, and prints a line for each request that it sees.
+It says who it is to whoever asks, and prints a line for each request that it sees. It listens on the port that it is given, or on 80.
 """
 
 import os
+import sys
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 
@@ -24,4 +25,4 @@ class Handler(BaseHTTPRequestHandler):
 
 
 if __name__ == "__main__":
-    ThreadingHTTPServer(("", 80), Handler).serve_forever()
+    ThreadingHTTPServer(("", int((sys.argv[1:] or [80])[0])), Handler).serve_forever()
