@@ -25,7 +25,9 @@ fn session(space: &Space) -> Session<'_> {
 /// The only pod of the deployment, and its network as it is without us.
 fn only_pod(space: &Space) -> (PodObject, Snapshot) {
     let pod = space.pods("app=shop").remove(0);
-    let before = Snapshot::of(&pod.network());
+    let network = pod.network();
+    space.eventually("the pod has its own addresses", || (!network.sh("ip addr").contains("tentative")).then_some(()));
+    let before = Snapshot::of(&network);
     (pod, before)
 }
 
