@@ -54,6 +54,8 @@ struct Outcome {
     pod: Vec<Heard>,
     client: Vec<u8>,
     sessions: Vec<Heard>,
+    /// A session has said more than its answer: none asks it any more.
+    left_alone: bool,
     events: Vec<Event>,
 }
 
@@ -176,7 +178,7 @@ pub fn relay(data: &[u8]) {
 fn same(a: &Outcome, b: &Outcome, refuse: bool) -> bool {
     // What a session says beyond its answer is nobody's, unless the next request has reached it by then: then it is the next
     // answer, or the beginning of one.
-    if a.sessions.len() > b.sessions.len() {
+    if a.left_alone != b.left_alone || a.sessions.len() > b.sessions.len() {
         return true;
     }
     // A malformed head is known for one at once, unless it comes in pieces: then its end is waited for, within bounds. What
@@ -202,7 +204,7 @@ fn same_but_for_interim(a: &[u8], b: &[u8]) -> bool {
 }
 
 fn show(outcome: &Outcome) -> String {
-    let Outcome { exit, after, pod, client, sessions, events } = outcome;
+    let Outcome { exit, after, pod, client, sessions, events, .. } = outcome;
     let readable =
         |streams: &[Heard]| streams.iter().map(|heard| (heard.bytes.escape_ascii().to_string(), heard.aborted)).collect::<Vec<_>>();
     let (pod, sessions) = (readable(pod), readable(sessions));
@@ -355,7 +357,8 @@ fn play(acts: &[Act<'_>], options: Options, seed: u8, slow: usize) -> Outcome {
         stage.run();
         after.push(stage.exit.map_or_else(|| After::Waits(stage.relay.waiting()), After::Stopped));
     }
-    let given_up = stage.scene.opened.borrow().iter().any(|(upstream, stream)| *upstream != Upstream::Pod && stream.given_up());
+    let left_alone =
+        stage.scene.opened.borrow().iter().any(|(upstream, stream)| *upstream != Upstream::Pod && stream.given_up() && !stream.ended());
     let going_on_with_pod = !matches!(stage.phase, Phase::Copies { pod: false });
     if stage.exit.is_none() {
         // What the machine holds has reached nobody yet, and is not lost either.
@@ -363,7 +366,7 @@ fn play(acts: &[Act<'_>], options: Options, seed: u8, slow: usize) -> Outcome {
         (stage.up, stage.down) = (rest.up, rest.down);
         stage.copy(true);
     }
-    check(&stage, &client_said, &pod_said, (session_ended, given_up));
+    check(&stage, &client_said, &pod_said, (session_ended, left_alone));
     let answered = !stage.client.heard().is_empty();
     let heard = |pod: bool| {
         let opened = stage.scene.opened.borrow();
@@ -382,11 +385,11 @@ fn play(acts: &[Act<'_>], options: Options, seed: u8, slow: usize) -> Outcome {
     let mut client = stage.client.heard();
     client.append(&mut stage.down);
     let events = stage.scene.events.borrow().clone();
-    Outcome { exit: stage.exit, after, pod, client, sessions, events }
+    Outcome { exit: stage.exit, after, pod, client, sessions, left_alone, events }
 }
 
 /// What holds for every single play.
-fn check(stage: &Stage, client_said: &[u8], pod_said: &[u8], (session_ended, given_up): (bool, bool)) {
+fn check(stage: &Stage, client_said: &[u8], pod_said: &[u8], (session_ended, left_alone): (bool, bool)) {
     let options = stage.scene.options;
     let told = stage.scene.log.borrow();
     let over = matches!(stage.phase, Phase::Over);
@@ -394,7 +397,7 @@ fn check(stage: &Stage, client_said: &[u8], pod_said: &[u8], (session_ended, giv
         // Whoever it was for, each byte went on once and in the client's order.
         let mut rest = client_said.iter();
         // A session that has said more than its answer is left alone with the rest of the request, which then is nobody's.
-        let in_order = if given_up { told.iter().all(|byte| rest.any(|said| said == byte)) } else { client_said.starts_with(&told) };
+        let in_order = if left_alone { told.iter().all(|byte| rest.any(|said| said == byte)) } else { client_said.starts_with(&told) };
         assert!(in_order, "upstreams heard {}", told.escape_ascii());
     }
     if options.steer == Steer::Pass && !options.refuse {
