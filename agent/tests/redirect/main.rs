@@ -163,12 +163,14 @@ fn other_peoples_rules_stay_as_they_are_and_in_effect() {
         // Not told which variant: it finds the one with rules.
         let redirector = redirecting(&net, options(), &[80]);
         let listing = net.in_pod(&format!("iptables-{suffix}"), &["-t", "nat", "-S", "PREROUTING"]);
-        assert!(listing.lines().nth(1).unwrap().contains("MIRRORD_REDIRECT"), "ours come first: {listing}");
-        assert_eq!(net.client_dials(format!("{POD_V4}:80")).line(), format!("gw {POD_V4}:80"), "{variant:?}");
-        // Nobody listens on 82: it is answered by what listens on 15006.
-        for to in [format!("{POD_V4}:82"), format!("[{POD_V6}]:82")] {
+        assert!(listing.lines().last().unwrap().contains("MIRRORD_REDIRECT"), "ours come last: {listing}");
+        // Nobody listens on 82: it is answered by what listens on 15006, the sidecar. So is what we redirect.
+        for to in [80, 82].into_iter().flat_map(|port| [format!("{POD_V4}:{port}"), format!("[{POD_V6}]:{port}")]) {
             assert!(net.client_dials(to).line().starts_with("pod sees "), "{variant:?}");
         }
+        // What the sidecar then hands to the pod's process is ours.
+        assert_eq!(net.dial(&net.pod, format!("{POD_V4}:80")).unwrap().line(), format!("gw {POD_V4}:80"), "{variant:?}");
+        assert!(net.dial(&net.pod, format!("{POD_V4}:81")).unwrap().line().starts_with("pod sees "), "{variant:?}");
         redirector.finish().unwrap();
         assert_eq!(net.everything(), before);
         for tool in [format!("iptables-{suffix}"), format!("ip6tables-{suffix}")] {

@@ -178,7 +178,7 @@ pub fn relay(data: &[u8]) {
 fn same(a: &Outcome, b: &Outcome, refuse: bool) -> bool {
     // What a session says beyond its answer is nobody's, unless the next request has reached it by then: then it is the next
     // answer, or the beginning of one.
-    if a.left_alone != b.left_alone || a.sessions.len() > b.sessions.len() {
+    if a.left_alone || b.left_alone || a.sessions.len() > b.sessions.len() {
         return true;
     }
     // A malformed head is known for one at once, unless it comes in pieces: then its end is waited for, within bounds. What
