@@ -10,8 +10,8 @@
 use crate::{
     folder,
     redirect::{sysctls, transparent},
-    settings::key_variable,
 };
+use mirrord_protocol::control::key_variable;
 use serde::{Deserialize, Serialize};
 use std::{
     ffi::OsString,
@@ -214,7 +214,7 @@ impl Undo {
         }
     }
 
-    pub fn restore_sysctls(&self) -> io::Result<()> {
+    fn restore_sysctls(&self) -> io::Result<()> {
         sysctls::put(self.sysctls.iter().map(|(name, value)| (name.as_str(), value.as_str())))
     }
 

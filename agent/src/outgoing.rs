@@ -31,8 +31,6 @@ const ALL: usize = 1024;
 const CONNECT: Duration = Duration::from_secs(15);
 /// Threads for look-ups, which block.
 const LOOKING_UP: usize = 16;
-/// Longest name of a host, bytes.
-const LONGEST: usize = 253;
 
 /// What the thread is told.
 pub enum Order {
@@ -115,7 +113,7 @@ async fn serve(socket: UnixStream, pod: PodConnector, all: Arc<Semaphore>) -> io
 }
 
 async fn carry(offer: Offer, pod: PodConnector) -> io::Result<()> {
-    let to = offer.head.headers().get(deliver::TO).and_then(|to| to.to_str().ok()).and_then(host_and_port);
+    let to = offer.head.headers().get(deliver::TO).and_then(|to| to.to_str().ok()).and_then(deliver::host_and_port);
     let connected = match to {
         Some((host, port)) if offer.head.uri().path() == deliver::OUTGOING => {
             timeout(CONNECT, connect(host, port, pod)).await.unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into()))
@@ -140,13 +138,6 @@ fn refuse(offer: Offer, why: &str) {
     let _ = offer.refuse(response);
 }
 
-/// `HOST:PORT`, HOST a name or an address of IPv4.
-fn host_and_port(to: &str) -> Option<(&str, u16)> {
-    let (host, port) = to.rsplit_once(':')?;
-    let is_host = (1..=LONGEST).contains(&host.len()) && host.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"-_.".contains(&byte));
-    port.parse().ok().filter(|port| *port != 0 && is_host).map(|port| (host, port))
-}
-
 /// Looks the name up anew each time, and takes the first of its addresses that answers.
 async fn connect(host: &str, port: u16, pod: PodConnector) -> io::Result<TcpStream> {
     let mut last = io::Error::new(io::ErrorKind::NotFound, format!("{host} has no address"));
@@ -158,18 +149,4 @@ async fn connect(host: &str, port: u16, pod: PodConnector) -> io::Result<TcpStre
         }
     }
     Err(last)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn where_to_is_a_host_and_a_port_and_nothing_else() {
-        assert_eq!(host_and_port("db.shop:5432"), Some(("db.shop", 5432)));
-        assert_eq!(host_and_port("10.0.0.1:80"), Some(("10.0.0.1", 80)));
-        for bad in ["", ":80", "db", "db:0", "db:65536", "a b:80", "[::1]:80", "a/b:80", &format!("{}:80", "x".repeat(254))] {
-            assert_eq!(host_and_port(bad), None, "{bad}");
-        }
-    }
 }

@@ -3,6 +3,7 @@
 use std::{env, fs, io, net::SocketAddr, path::PathBuf, time::Duration};
 
 use clap::{Args, Parser, Subcommand};
+use mirrord_protocol::control::key_variable;
 
 /// What the program is run as.
 #[derive(Parser, Debug)]
@@ -89,12 +90,6 @@ pub struct Settings {
     /// Seconds that connections get to end by themselves after SIGTERM
     #[arg(long, env = "MIRRORD_AGENT_GRACE", default_value_t = 30)]
     pub grace: u64,
-}
-
-/// Where an agent that is a guest has a file of its keys.
-#[must_use]
-pub fn key_variable(name: &str) -> String {
-    format!("MIRRORD_AGENT_{}", name.replace('.', "_").to_uppercase())
 }
 
 impl Settings {

@@ -9,6 +9,13 @@ use mirrord_protocol::control::Level;
 
 use crate::progress;
 
+/// How a command prints a list.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+pub enum Output {
+    Table,
+    Json,
+}
+
 /// An error and its next step.
 pub fn error(error: &dyn Display, help: &str) {
     let help = if help.is_empty() { String::new() } else { format!("\n  help: {}", plain(help)) };

@@ -18,7 +18,7 @@ use serde::Serialize;
 
 use crate::{
     args::ClusterArgs,
-    console,
+    console::{self, Output},
     error::Error,
     files, kube, namespace,
     paint::{Colour, Paint},
@@ -53,12 +53,6 @@ pub struct Line {
     /// A table for people, or JSON
     #[arg(short, long, value_enum, default_value = "table")]
     output: Output,
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-enum Output {
-    Table,
-    Json,
 }
 
 /// Where something was looked at.

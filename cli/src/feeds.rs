@@ -20,19 +20,22 @@ const WAIT: Duration = Duration::from_secs(3600);
 
 /// The feeds of one or several pods.
 pub struct Feeds {
-    /// Names of the pods; of this machine's targets there is one without.
+    /// Names of the pods; this machine's targets have none.
     pods: Vec<String>,
-    news: Receiver<(usize, Next)>,
-    open: usize,
-    /// A feed that is asked on this thread, where there is but one.
-    only: Option<Feed>,
+    source: Source,
+}
+
+enum Source {
+    /// Asked on this thread.
+    One(Feed),
+    /// Each is asked on a thread of its own; how many are open.
+    Several(Receiver<(usize, Next)>, usize),
 }
 
 impl Feeds {
     /// Of a target of this machine.
     pub fn one(feed: Feed) -> Self {
-        let (_, news) = sync_channel(0);
-        Self { pods: vec![String::new()], news, open: 1, only: Some(feed) }
+        Self { pods: Vec::new(), source: Source::One(feed) }
     }
 
     /// Of pods, by their names.
@@ -54,7 +57,7 @@ impl Feeds {
                 }
             });
         }
-        Self { pods, news, open, only: None }
+        Self { pods, source: Source::Several(news, open) }
     }
 
     /// Whether lines have to say which pod they are of.
@@ -64,26 +67,27 @@ impl Feeds {
 
     /// The pod's name; none on this machine.
     pub fn pod(&self, at: usize) -> Option<&str> {
-        self.pods.get(at).map(String::as_str).filter(|pod| !pod.is_empty())
+        self.pods.get(at).map(String::as_str)
     }
 
     /// What comes next, and of which pod. The end is that of the last one.
     pub fn next(&mut self, within: Duration) -> (usize, Next) {
-        if let Some(only) = &self.only {
-            return (0, only.next(within));
-        }
         loop {
-            let (at, next) = match self.news.recv_timeout(within) {
+            let (news, open) = match &mut self.source {
+                Source::One(feed) => return (0, feed.next(within)),
+                Source::Several(news, open) => (news, open),
+            };
+            let (at, next) = match news.recv_timeout(within) {
                 Ok(news) => news,
                 Err(RecvTimeoutError::Timeout) => return (0, Next::NotYet),
                 Err(RecvTimeoutError::Disconnected) => return (0, Next::End(None)),
             };
             let Next::End(why) = next else { return (at, next) };
-            self.open -= 1;
-            if self.open == 0 {
+            *open -= 1;
+            if *open == 0 {
                 return (at, Next::End(why));
             }
-            if let (Some(why), Some(pod)) = (why, self.pod(at)) {
+            if let (Some(why), Some(pod)) = (why, self.pods.get(at)) {
                 console::notice(Level::Warn, &format!("nothing more of the pod {}: {}", plain(pod), why.error));
             }
         }

@@ -6,7 +6,7 @@ use std::{collections::BTreeSet, env, path::PathBuf};
 use clap::{ArgAction, Args};
 use mirrord_config::{Config, FilterFlag, Flags, Mode, Target};
 use mirrord_intproxy::settings::{Forward, Mapping, PortMap, Settings};
-use mirrord_protocol::control::Level;
+use mirrord_protocol::{control::Level, deliver};
 use thiserror::Error as ThisError;
 
 use crate::{
@@ -212,8 +212,8 @@ fn mapping(text: &str) -> Option<Mapping> {
         [local, host, remote] => (port(local)?, host, port(remote)?),
         _ => return None,
     };
-    let is_host = !host.is_empty() && host.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"-_.".contains(&byte));
-    is_host.then(|| Mapping { local, to: format!("{host}:{remote}") })
+    let to = format!("{host}:{remote}");
+    deliver::host_and_port(&to).is_some().then_some(Mapping { local, to })
 }
 
 fn port(text: &str) -> Option<u16> {

@@ -88,14 +88,10 @@ pub struct Line {
 
 impl Line {
     pub fn resolve(self, filters: Vec<FilterFlag>, variable: impl Fn(&str) -> Option<String>) -> Result<Inspect, Error> {
-        let ports = ports::parse_all(&self.port).map_err(ConfigError::from)?;
-        if let Some(map) = ports.iter().find(|map| map.pod != map.local) {
-            return Err(Error::NoLocalPort(map.pod));
-        }
         Ok(Inspect {
             target: resolve::target(self.target, &variable, None)?,
             cluster: ClusterSettings::resolve(self.cluster.flags(), &variable, ClusterSettings::default()).map_err(ConfigError::from)?,
-            ports: ports.into_iter().map(|map| map.pod).collect(),
+            ports: target_ports(&self.port)?,
             filters: mirrord_config::filters::chain(filters)?,
             picked: self.picked,
             body: self.body,
@@ -105,6 +101,15 @@ impl Line {
             all: self.all,
             format: Format::Lines,
         })
+    }
+}
+
+/// Ports of the target, which have no other port here.
+fn target_ports(texts: &[String]) -> Result<Vec<u16>, Error> {
+    let ports = ports::parse_all(texts).map_err(ConfigError::from)?;
+    match ports.iter().find(|map| map.pod != map.local) {
+        Some(map) => Err(Error::NoLocalPort(map.pod)),
+        None => Ok(ports.into_iter().map(|map| map.pod).collect()),
     }
 }
 
@@ -243,6 +248,10 @@ struct View<W: Write> {
     closing: Option<String>,
 }
 
+fn name(pod: &Option<(usize, String)>) -> Option<&str> {
+    pod.as_ref().map(|(_, name)| name.as_str())
+}
+
 /// How looking came to its end.
 enum Ended {
     /// As the user wished.
@@ -312,7 +321,7 @@ impl<W: Write> View<W> {
             Ok(InspectLine::Inspecting { ports, .. }) => {
                 let ports: Vec<_> = ports.iter().map(u16::to_string).collect();
                 let s = if ports.len() == 1 { "" } else { "s" };
-                let pod = self.pod.as_ref().map_or_else(String::new, |(_, pod)| format!(", pod {}", plain(pod)));
+                let pod = name(&self.pod).map_or_else(String::new, |pod| format!(", pod {}", plain(pod)));
                 let target = &self.inspect.target;
                 console::say(&format!("mirrord: inspecting {target}{pod}, port{s} {} (Ctrl-C ends it)", ports.join(", ")));
                 Ok(())
@@ -339,15 +348,15 @@ impl<W: Write> View<W> {
             har.entry(exchange)?;
         }
         if self.inspect.json {
-            return writeln!(self.out, "{}", with_pod(line, self.pod.as_ref().map(|(_, pod)| pod.as_str())));
+            return writeln!(self.out, "{}", with_pod(line, name(&self.pod)));
         }
         if self.inspect.format == Format::Dump {
-            return dump::exchange(&mut self.out, exchange, self.pod.as_ref().map(|(_, pod)| pod.as_str()));
+            return dump::exchange(&mut self.out, exchange, name(&self.pod));
         }
         if self.lines.paint.watched && !self.inspect.all && !self.pace.admits(exchange) {
             return Ok(());
         }
-        self.lines.exchange(&mut self.out, exchange, self.pod.as_ref().map_or("", |(_, pod)| pod))
+        self.lines.exchange(&mut self.out, exchange, name(&self.pod).unwrap_or_default())
     }
 
     /// Says how many lines went by unseen since the last tick.

@@ -4,10 +4,10 @@
 use std::path::PathBuf;
 
 use clap::Args;
-use mirrord_config::{ClusterTarget, Config, ConfigError, File, Flags, Kind, Mode, Target, resolve};
+use mirrord_config::{ClusterTarget, Config, ConfigError, File, Flags, Kind, Target, resolve};
 use serde_json::{Map, Value, json};
 
-use crate::{error::Error, files, scope};
+use crate::{error::Error, exec, files, scope};
 
 /// What may be a target, in the order in which editors show it.
 const TARGETS: [&str; 9] = ["targetless", "pod", "deployment", "rollout", "job", "cronjob", "statefulset", "service", "replicaset"];
@@ -101,15 +101,11 @@ fn resolved(mut file: Value, target: Option<&Target>, config: &Config) -> Value 
         };
         root.insert("target".into(), json!({ "path": path, "namespace": config.cluster.kube.namespace }));
     }
-    let mode = match config.mode {
-        Mode::Mirror => "mirror",
-        Mode::Steal => "steal",
-    };
     within(root, "feature", |feature| {
         feature.insert("hostname".into(), json!(config.hostname));
         within(feature, "network", |network| {
             within(network, "incoming", |incoming| {
-                incoming.insert("mode".into(), json!(mode));
+                incoming.insert("mode".into(), json!(exec::mode_name(config)));
             });
         });
     });

@@ -196,6 +196,12 @@ pub struct SessionRequest {
     pub filter_ports: Option<Vec<u16>>,
 }
 
+/// Variable in which an agent that is a container of the target's own pod finds a file of its keys (`ca.crt`, `tls.crt`, `tls.key`).
+#[must_use]
+pub fn key_variable(name: &str) -> String {
+    format!("MIRRORD_AGENT_{}", name.replace('.', "_").to_uppercase())
+}
+
 /// What a container's first process was started with.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Environment {

@@ -24,6 +24,17 @@ pub const OUTGOING: &str = "/v1/outgoing";
 /// Where an outgoing stream goes, as `HOST:PORT`.
 pub const TO: &str = "mirrord-to";
 
+/// Longest name of a host, bytes.
+const LONGEST_HOST: usize = 253;
+
+/// [`TO`]'s value: a name or an address of IPv4, and a port.
+pub fn host_and_port(to: &str) -> Option<(&str, u16)> {
+    let (host, port) = to.rsplit_once(':')?;
+    let is_host =
+        (1..=LONGEST_HOST).contains(&host.len()) && host.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"-_.".contains(&byte));
+    port.parse().ok().filter(|port| *port != 0 && is_host).map(|port| (host, port))
+}
+
 /// Length of [`Hello`] on the wire, bytes.
 pub const HELLO_LEN: usize = MAGIC.len() + 16 + 2;
 /// First bytes of a delivery connection; a control connection begins with HTTP/2's preface (`PRI * …`).
@@ -150,6 +161,15 @@ mod tests {
         assert_eq!(token_from_hex(&token_to_hex(&token)), Some(token));
         for bad in ["", "0", "zz112233445566778899aabbccddeeff", "+0112233445566778899aabbccddeef", "é0112233445566778899aabbccddeef"] {
             assert_eq!(token_from_hex(bad), None, "{bad}");
+        }
+    }
+
+    #[test]
+    fn where_to_is_a_host_and_a_port_and_nothing_else() {
+        assert_eq!(host_and_port("db.shop:5432"), Some(("db.shop", 5432)));
+        assert_eq!(host_and_port("10.0.0.1:80"), Some(("10.0.0.1", 80)));
+        for bad in ["", ":80", "db", "db:0", "db:65536", "a b:80", "[::1]:80", "a/b:80", &format!("{}:80", "x".repeat(254))] {
+            assert_eq!(host_and_port(bad), None, "{bad}");
         }
     }
 }

@@ -16,7 +16,7 @@ use mirrord_protocol::{
 use serde::de::DeserializeOwned;
 
 use super::{Finding, Leftover, Place, State};
-use crate::{agent, files, namespace::Namespace, privileges::Capabilities};
+use crate::{agent, exec, files, namespace::Namespace, privileges::Capabilities};
 
 fn finding(state: State, what: impl Into<String>, help: impl Into<String>) -> Finding {
     Finding::new(Place::Machine, state, what, help)
@@ -72,7 +72,7 @@ fn parts() -> Vec<Finding> {
         },
         Err(error) => finding(State::Warning, format!("{error}: there are no sessions on this machine"), error.help()),
     });
-    if env::var_os("MIRRORD_RESOLVED_CONFIG").is_some() {
+    if env::var_os(exec::INSIDE).is_some() {
         findings.push(finding(State::Warning, "this is inside a session", "run it outside"));
     }
     findings

@@ -4,7 +4,7 @@
 use std::io::{self, Write};
 
 use clap::Args;
-use mirrord_config::{ClusterSettings, ConfigError, ports, resolve};
+use mirrord_config::{ClusterSettings, ConfigError, resolve};
 use mirrord_protocol::records::{Captured, End, Exchange};
 
 use super::{Format, Inspect};
@@ -39,14 +39,10 @@ pub struct Line {
 
 impl Line {
     pub fn resolve(self, variable: impl Fn(&str) -> Option<String>) -> Result<Inspect, Error> {
-        let ports = ports::parse_all(&self.ports).map_err(ConfigError::from)?;
-        if let Some(map) = ports.iter().find(|map| map.pod != map.local) {
-            return Err(Error::NoLocalPort(map.pod));
-        }
         Ok(Inspect {
             target: resolve::target(self.target, &variable, None)?,
             cluster: ClusterSettings::resolve(self.cluster.flags(), &variable, ClusterSettings::default()).map_err(ConfigError::from)?,
-            ports: ports.into_iter().map(|map| map.pod).collect(),
+            ports: super::target_ports(&self.ports)?,
             filters: Vec::new(),
             picked: false,
             body: self.body,

@@ -36,6 +36,13 @@ pub async fn connect(settings: &Kube) -> Result<(Client, String), KubeError> {
     Ok((client, namespace))
 }
 
+/// Carries out what a command asks of a cluster, to its end.
+pub fn run<T>(work: impl Future<Output = Result<T, KubeError>>) -> Result<T, KubeError> {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+    // The futures of this crate are large.
+    runtime.map_err(|error| KubeError::Unreachable(error.to_string()))?.block_on(Box::pin(work))
+}
+
 /// `~` and `$NAME` as a shell reads them, for paths that come from a file.
 fn expand(path: &str) -> PathBuf {
     let home = || env::var("HOME").unwrap_or_default();

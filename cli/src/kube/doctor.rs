@@ -49,7 +49,7 @@ fn problem(error: &KubeError) -> Finding {
 
 /// All of it. Without a kubeconfig there is no cluster, and nothing wrong about that.
 pub fn look(settings: &ClusterSettings) -> Vec<Finding> {
-    match within(Box::pin(look_at(settings))) {
+    match client::run(look_at(settings)) {
         Ok(findings) => findings,
         Err(error @ KubeError::Config(_)) => vec![finding(State::Unknown, error.to_string(), error.help())],
         Err(error) => vec![problem(&error)],
@@ -58,7 +58,7 @@ pub fn look(settings: &ClusterSettings) -> Vec<Finding> {
 
 /// Removes an object, unless another one has its name by now.
 pub fn remove(settings: &ClusterSettings, object: &Object) -> Result<(), String> {
-    let removed = within(Box::pin(async {
+    let removed = client::run(async {
         let (client, _, namespace) = connect(settings).await?;
         let Object { kind, name, uid } = object;
         let same = Preconditions { uid: uid.clone(), ..Preconditions::default() };
@@ -72,13 +72,8 @@ pub fn remove(settings: &ClusterSettings, object: &Object) -> Result<(), String>
             Err(kube::Error::Api(status)) if status.code == 404 => Ok(()),
             deleted => deleted.map_err(|error| KubeError::api(format!("delete {name} in {namespace}"), error)),
         }
-    }));
+    });
     removed.map_err(|error| format!("{error} ({})", error.help()))
-}
-
-fn within<T>(work: impl Future<Output = Result<T, KubeError>>) -> Result<T, KubeError> {
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
-    runtime.map_err(|error| KubeError::Unreachable(error.to_string()))?.block_on(work)
 }
 
 /// A client, and the namespaces of targets and agents.

@@ -2,7 +2,7 @@
 
 use std::{env, io::IsTerminal, path::PathBuf};
 
-use clap::{Args, ValueEnum};
+use clap::Args;
 use k8s_openapi::{
     NamespaceResourceScope,
     api::{
@@ -19,7 +19,7 @@ use mirrord_config::{ClusterFlags, ClusterSettings, Kind, kube::Kube};
 use serde::{Serialize, de::DeserializeOwned};
 
 use super::{client, error::KubeError, manifest::APP, pods};
-use crate::console;
+use crate::console::{self, Output};
 
 /// The command line.
 #[derive(Args, Debug)]
@@ -43,12 +43,6 @@ pub struct Line {
     /// A table for people, or JSON (the default where nobody watches)
     #[arg(short, long, value_enum)]
     output: Option<Output>,
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-enum Output {
-    Table,
-    Json,
 }
 
 impl Line {
@@ -79,16 +73,14 @@ struct Rich {
 
 /// Lists and prints.
 pub fn list(line: Line, settings: ClusterSettings) -> Result<(), KubeError> {
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
-    let runtime = runtime.map_err(|error| KubeError::Unreachable(error.to_string()))?;
-    runtime.block_on(Box::pin(async {
+    client::run(async {
         let is_json = line.is_json();
         let kinds = kinds(&line.target_type)?;
         let flags = ClusterFlags { namespace: line.namespace, context: line.context, ..ClusterFlags::default() };
         let variable = |name: &str| env::var(name).ok();
         let settings = ClusterSettings::resolve(flags, variable, settings).map_err(|error| KubeError::Config(error.to_string()))?;
         print(&settings.kube, &kinds, is_json).await
-    }))
+    })
 }
 
 /// Those that are asked for: by flags, else by the variable of editors, else all.

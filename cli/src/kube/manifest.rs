@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 
 use k8s_openapi::api::{batch::v1::Job, core::v1::Secret};
 use mirrord_config::{ClusterTarget, kube::Agent};
-use mirrord_protocol::control::Owner;
+use mirrord_protocol::control::{Owner, key_variable};
 use serde_json::{Map, Value, json};
 
 use super::{error::KubeError, keys::AGENT_KEYS};
@@ -226,10 +226,7 @@ fn container(plan: &Plan) -> Value {
 /// the pod's other processes, which have fewer rights, cannot look.
 pub fn guest(plan: &Plan, port: u16, version: &str) -> Value {
     let mut container = bare(plan, format!("127.0.0.1:{port}"), &["--guest", "--spare-probes"]);
-    let key = |name: &str| {
-        let variable = format!("MIRRORD_AGENT_{}", name.replace('.', "_").to_uppercase());
-        json!({"name": variable, "valueFrom": {"secretKeyRef": {"name": plan.keys, "key": name}}})
-    };
+    let key = |name: &str| json!({"name": key_variable(name), "valueFrom": {"secretKeyRef": {"name": plan.keys, "key": name}}});
     if let Some(Value::Array(environment)) = container.get_mut("env") {
         environment.extend(AGENT_KEYS.map(key));
     }

@@ -115,6 +115,17 @@ fn kill_all(agent: &PodObject) {
     processes.iter().rev().copied().for_each(Process::kill);
 }
 
+/// The session goes on; of the others only those failed who were there when the agent was killed, or came a moment later; nothing of
+/// ours is left.
+#[track_caller]
+fn assert_over(space: &Space, session: Session<'_>, (others, killed_at): (Others, Duration), (pod, before): (&PodObject, &Snapshot)) {
+    others.wait_for(100);
+    let late = too_late(others, killed_at);
+    assert!(late.is_empty(), "killed at {killed_at:?}: {late:#?}");
+    session.end();
+    assert_clean(space, pod, before);
+}
+
 /// Those who connected later than they should have had to wait.
 fn too_late(others: Others, killed_at: Duration) -> Vec<Failure> {
     let report = others.stop();
@@ -147,11 +158,7 @@ fn with_everything_in_the_agents_container_killed_the_pod_answers_within_1200_ms
     // The next agent finds what is left of the one before.
     session.wait_for_output("the agent of the pod");
     stolen_again(&space);
-    others.wait_for(100);
-    let late = too_late(others, killed_at);
-    assert!(late.is_empty(), "killed at {killed_at:?}: {late:#?}");
-    session.end();
-    assert_clean(&space, &pod, &before);
+    assert_over(&space, session, (others, killed_at), (&pod, &before));
 }
 
 #[test]
@@ -167,11 +174,7 @@ fn an_agent_that_crashes_gives_the_pod_back_at_once_and_is_replaced() {
     session.wait_for_output("the agent of the pod");
     stolen_again(&space);
     session.wait_for_output("has an agent again");
-    others.wait_for(100);
-    let late = too_late(others, killed_at);
-    assert!(late.is_empty(), "killed at {killed_at:?}: {late:#?}");
-    session.end();
-    assert_clean(&space, &pod, &before);
+    assert_over(&space, session, (others, killed_at), (&pod, &before));
 }
 
 #[test]
