@@ -17,6 +17,7 @@ use mirrord_tests::{
     processes::Process,
     session::ME,
     wait::within,
+    watchdog,
 };
 
 const MIB: u64 = 1 << 20;
@@ -204,8 +205,9 @@ fn a_client_that_does_not_read_holds_back_its_own_download_and_nothing_else() {
 
 #[test]
 fn nothing_grows_while_requests_pass() {
-    let (seconds, rate) = if std::env::var_os(LONG).is_some() { (600, 156) } else { (20, 78) };
+    let (seconds, rate) = if std::env::var_os(LONG).is_some() { (600_u64, 156) } else { (20, 78) };
     let pod = Pod::alone();
+    watchdog::allow(watchdog::LIMIT + Duration::from_secs(seconds));
     let session = Exec::steal_mine(&pod).run(&Program::c("one", &[WEB]));
     // New connections too: they are what could use up ports.
     let others = Others::load_with(&pod, 16, &[]);
@@ -220,7 +222,7 @@ fn nothing_grows_while_requests_pass() {
         });
         let began = Instant::now();
         let after = |part: f64| {
-            thread::sleep(Duration::from_secs_f64(f64::from(seconds) * part).saturating_sub(began.elapsed()));
+            thread::sleep(Duration::from_secs(seconds).mul_f64(part).saturating_sub(began.elapsed()));
             state()
         };
         let (first, last) = (after(0.25), after(0.9));
@@ -233,7 +235,7 @@ fn nothing_grows_while_requests_pass() {
     assert!(last.0 <= first.0 + 32, "open files grew from {} to {}", first.0, last.0);
     assert!(last.1 <= first.1 + MIB, "memory grew from {:.1} to {:.1} MiB", mib(first.1), mib(last.1));
     assert!(last.2 <= first.2 * 5 / 4 + 64, "sockets in the pod grew from {} to {}", first.2, last.2);
-    others.stop().assert_undisturbed(u64::from(seconds as u32) * 50);
+    others.stop().assert_undisturbed(seconds * 50);
     session.end();
     pod.assert_pristine();
 }
